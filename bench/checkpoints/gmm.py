@@ -1,0 +1,84 @@
+"""Exact Gaussian mixtures with classes: closed-form noise prediction, exact samples, exact moments."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from solvers import noise
+from solvers.schedule import Schedule
+
+GAUSS, COMPONENT = 2**32, 2**32 + 1  # noise streams of exact samples, away from the sampler's
+
+
+class GaussianMixture(nn.Module):
+    """x0 ~ sum_k w_k N(mu_k, S_k), S_k = Q_k diag(e_k) Q_k^T, component k in class k mod `classes`; all float64.
+
+    As a network it predicts the noise: under x = alpha x0 + sigma eps the marginal is again a mixture,
+    sum_k w_k N(alpha mu_k, alpha^2 S_k + sigma^2 I), whose score is known.  Label `classes` means no class.
+    """
+
+    def __init__(self, weights: Tensor, means: Tensor, axes: Tensor, variances: Tensor, classes: int) -> None:
+        """weights (k,), means (k, *shape), axes (k, d, d) with eigenvectors in columns, variances (k, d)."""
+        super().__init__()
+        self.shape = tuple(means.shape[1:])
+        self.classes = classes
+        self.register_buffer("weights", weights.double())
+        self.register_buffer("means", means.double().flatten(1))
+        self.register_buffer("axes", axes.double())
+        self.register_buffer("variances", variances.double())
+        self.register_buffer("component_class", torch.arange(len(weights)) % classes)
+
+    @classmethod
+    def random(cls, seed: int, k: int = 6, shape: tuple[int, ...] = (1, 4, 4), classes: int = 3) -> "GaussianMixture":
+        """A mixture drawn from `seed`: unequal weights, means of size 0.7, strongly unequal axes."""
+        g = torch.Generator().manual_seed(seed)
+        d = math.prod(shape)
+        weights = torch.softmax(0.5 * torch.randn(k, generator=g, dtype=torch.float64), 0)
+        means = 0.7 * torch.randn(k, d, generator=g, dtype=torch.float64)
+        axes, _ = torch.linalg.qr(torch.randn(k, d, d, generator=g, dtype=torch.float64))
+        variances = 0.02 + 0.25 * torch.rand(k, d, generator=g, dtype=torch.float64) ** 3
+        return cls(weights, means.reshape(k, *shape), axes, variances, classes)
+
+    def noise(self, x: Tensor, alpha: float, sigma: float, y: Tensor | None = None) -> Tensor:
+        """E[eps | x_t = x, class y] for x (B, *shape), y (B,), in x's dtype."""
+        z = x.double().flatten(1)[:, None] - alpha * self.means  # (B, k, d)
+        z = torch.einsum("bkd,kde->bke", z, self.axes)
+        variance = alpha**2 * self.variances + sigma**2
+        log_p = self.weights.log() - 0.5 * (z**2 / variance + variance.log()).sum(-1)
+        if y is not None:
+            other = (self.component_class != y[:, None]) & (y[:, None] != self.classes)
+            log_p = log_p.masked_fill(other, -torch.inf)
+        score = -torch.einsum("bk,bke,kde->bd", log_p.softmax(1), z / variance, self.axes)
+        return (-sigma * score).reshape(x.shape).to(x.dtype)
+
+    def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The exact mean (d,) and covariance (d, d) over all classes."""
+        mean = self.weights @ self.means
+        within = torch.einsum("k,kde,ke,kfe->df", self.weights, self.axes, self.variances, self.axes)
+        spread = self.means - mean
+        return mean.numpy(), (within + torch.einsum("k,kd,ke->de", self.weights, spread, spread)).numpy()
+
+    def draw(self, seed: int, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Exact samples start .. start + count - 1 of `seed`, (count, *shape), and their classes (count,)."""
+        d = self.means.shape[1]
+        edges = self.weights.cumsum(0)[:-1]
+        component = torch.bucketize(torch.from_numpy(noise.uniform(seed, COMPONENT, start, count, 1))[:, 0], edges)
+        z = torch.from_numpy(noise.normal(seed, GAUSS, start, count, (d,))) * self.variances[component].sqrt()
+        x = self.means[component] + torch.einsum("be,bde->bd", z, self.axes[component])
+        return x.reshape(count, *self.shape), self.component_class[component]
+
+
+class OnSchedule(nn.Module):
+    """The mixture as a network(x, t, y) on a schedule, predicting noise; all entries of t are the same."""
+
+    def __init__(self, mixture: GaussianMixture, schedule: Schedule) -> None:
+        super().__init__()
+        self.mixture = mixture
+        self.schedule = schedule
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        at = float(t[0])
+        return self.mixture.noise(x, float(self.schedule.alpha(at)), float(self.schedule.sigma(at)), y)

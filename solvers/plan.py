@@ -1,0 +1,163 @@
+"""A plan is a sampler as data: a straight-line program of network calls and linear combinations.
+
+Immutable, validated on construction, printable as a table, JSON in and out.  Register 0 holds x_T; every instruction
+writes a register of its own; the last one written is the sample.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from solvers.model import PREDICTIONS, Prediction
+from solvers.schedule import Schedule, schedule_from_dict
+
+Option = bool | int | float | str
+
+
+class PlanError(ValueError):
+    """A program that cannot run; the message says which instruction and why."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """out = model(state, t): one network call, converted to the plan's parametrisation."""
+
+    out: int
+    state: int
+    t: float
+
+
+@dataclass(frozen=True)
+class Combine:
+    """out = sum of coefficient x register + sum of coefficient x noise draw, in the order given."""
+
+    out: int
+    terms: tuple[tuple[float, int], ...]
+    noise: tuple[tuple[float, int], ...] = ()
+
+
+Instruction = Evaluate | Combine
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a fixed-step sampler will do, in order.
+
+    `order` is the method's order of convergence, `predicts` the parametrisation its network outputs are in, `times` the
+    grid from noise to data, `options` what the method was built with.  Raises PlanError when the program is not valid.
+    """
+
+    method: str
+    options: tuple[tuple[str, Option], ...]
+    order: int
+    predicts: Prediction
+    schedule: Schedule
+    times: tuple[float, ...]
+    instructions: tuple[Instruction, ...]
+
+    def __post_init__(self) -> None:
+        if self.predicts not in PREDICTIONS:
+            raise PlanError(f"predicts must be one of {', '.join(PREDICTIONS)}, not {self.predicts!r}")
+        if not self.instructions or isinstance(self.instructions[-1], Evaluate):
+            raise PlanError("a plan ends with a Combine that writes the sample")
+        known = {0}
+        for k, instruction in enumerate(self.instructions):
+            self._check(k, instruction, known)
+            known.add(instruction.out)
+
+    def _check(self, k: int, instruction: Instruction, known: set[int]) -> None:
+        where = f"instruction {k} ({type(instruction).__name__})"
+        if unknown := [r for r in reads(instruction) if r not in known]:
+            raise PlanError(f"{where} reads register {unknown[0]}, which nothing has written")
+        if instruction.out in known:
+            raise PlanError(f"{where} writes register {instruction.out} a second time")
+        if isinstance(instruction, Evaluate):
+            if not 0 < instruction.t <= self.schedule.t_max * (1 + 1e-9):
+                raise PlanError(f"{where} calls the network at t = {instruction.t}, outside (0, {self.schedule.t_max}]")
+            return
+        if not instruction.terms and not instruction.noise:
+            raise PlanError(f"{where} has no terms")
+        for c, r in instruction.terms + instruction.noise:
+            if not math.isfinite(c):
+                raise PlanError(f"{where} has the coefficient {c} at register {r}")
+
+    @property
+    def nfe(self) -> int:
+        """Network calls."""
+        return sum(isinstance(i, Evaluate) for i in self.instructions)
+
+    @property
+    def draws(self) -> int:
+        """Noise draws a sample; 0 for an ODE solver."""
+        return 1 + max((k for i in self.instructions if isinstance(i, Combine) for _, k in i.noise), default=-1)
+
+    @cached_property
+    def dies(self) -> tuple[tuple[int, ...], ...]:
+        """For each instruction, the registers that nothing reads after it."""
+        last = {r: k for k, i in enumerate(self.instructions) for r in (*reads(i), i.out)}
+        last.pop(self.instructions[-1].out)
+        return tuple(tuple(r for r in last if last[r] == k) for k in range(len(self.instructions)))
+
+    def to_json(self) -> str:
+        """One JSON object; floats are written so that they read back exactly."""
+        return json.dumps({
+            "method": self.method,
+            "options": dict(self.options),
+            "order": self.order,
+            "predicts": self.predicts,
+            "schedule": self.schedule.to_dict(),
+            "times": self.times,
+            "instructions": [_to_dict(i) for i in self.instructions],
+        })  # fmt: skip
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read what `to_json` wrote; raises PlanError for anything else."""
+        try:
+            d = json.loads(text)
+            return cls(
+                method=d["method"],
+                options=tuple(d["options"].items()),
+                order=d["order"],
+                predicts=d["predicts"],
+                schedule=schedule_from_dict(d["schedule"]),
+                times=tuple(d["times"]),
+                instructions=tuple(_from_dict(i) for i in d["instructions"]),
+            )
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise PlanError(f"not a plan: {error!r}") from error
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{k}={v}" for k, v in self.options)
+        head = f"{self.method}({options}): {self.nfe} calls, order {self.order}, {self.predicts} prediction"
+        rows = [_row(i, self.predicts[0].upper()) for i in self.instructions]
+        left, middle = (max(len(r[c]) for r in rows) for c in (0, 1))
+        return "\n".join([head, *(f"  {a:<{left}} = {b:<{middle}}  {c}".rstrip() for a, b, c in rows)])
+
+
+def reads(instruction: Instruction) -> tuple[int, ...]:
+    """The registers an instruction reads."""
+    return (instruction.state,) if isinstance(instruction, Evaluate) else tuple(r for _, r in instruction.terms)
+
+
+def _row(instruction: Instruction, letter: str) -> tuple[str, str, str]:
+    """Left side, right side, remark; network outputs and states share one numbering of registers."""
+    if isinstance(instruction, Evaluate):
+        return f"r{instruction.out}", f"model(r{instruction.state})", f"{letter} at t = {instruction.t:.6g}"
+    terms = [f"{c:+.6g} r{r}" for c, r in instruction.terms] + [f"{c:+.6g} z{k}" for c, k in instruction.noise]
+    return f"r{instruction.out}", " ".join(terms).removeprefix("+"), ""
+
+
+def _to_dict(instruction: Instruction) -> dict[str, Any]:
+    if isinstance(instruction, Evaluate):
+        return {"out": instruction.out, "model": instruction.state, "t": instruction.t}
+    return {"out": instruction.out, "terms": instruction.terms, "noise": instruction.noise}
+
+
+def _from_dict(d: Mapping[str, Any]) -> Instruction:
+    if "model" in d:
+        return Evaluate(d["out"], d["model"], d["t"])
+    return Combine(d["out"], *(tuple((c, r) for c, r in d[k]) for k in ("terms", "noise")))

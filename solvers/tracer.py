@@ -1,0 +1,209 @@
+"""From a solver's algorithm to its plan: the algorithm runs once over symbols, and what it does is written down.
+
+A solver file is a function `f(p: Tracer, grid: Grid, **options)` under `@solver`; states and network outputs are
+symbols with +, - and *, so the code is the paper's.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+from solvers.grid import Grid, explicit, make_grid
+from solvers.model import Prediction, conversion
+from solvers.plan import Combine, Evaluate, Instruction, Option, Plan
+from solvers.schedule import Schedule
+
+START = 0  # the register of x_T
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A linear expression over registers and noise draws, each mapped to its float64 coefficient."""
+
+    __array_ufunc__ = None  # so that numpy scalars leave `c * symbol` to us
+
+    terms: Mapping[int, float] = field(default_factory=dict)
+    noise: Mapping[int, float] = field(default_factory=dict)
+
+    def __add__(self, other: "Symbol") -> "Symbol":
+        return Symbol(_sum(self.terms, other.terms), _sum(self.noise, other.noise))
+
+    def __sub__(self, other: "Symbol") -> "Symbol":
+        return self + -1.0 * other
+
+    def __mul__(self, c: float | np.floating) -> "Symbol":
+        c = float(c)
+        return Symbol({r: c * v for r, v in self.terms.items()}, {k: c * v for k, v in self.noise.items()})
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, c: float | np.floating) -> "Symbol":
+        return self * (1 / float(c))
+
+    def __neg__(self) -> "Symbol":
+        return self * -1.0
+
+
+def _sum(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
+    return {r: a.get(r, 0.0) + b.get(r, 0.0) for r in (*a, *(r for r in b if r not in a))}
+
+
+class Tracer:
+    """What a solver runs on: it hands out symbols and records the instructions they stand for."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.instructions: list[Instruction] = []
+        self._draws = 0
+
+    def start(self) -> Symbol:
+        """x_T."""
+        return Symbol({START: 1.0})
+
+    def model(self, x: Symbol, i: int) -> Symbol:
+        """The network's output at state x and the grid's i-th time: one call."""
+        return self.model_at(x, self.grid.times[i])
+
+    def model_at(self, x: Symbol, t: float) -> Symbol:
+        """The network's output at state x and a time t off the grid: one call."""
+        state = self._register(x)
+        self.instructions.append(Evaluate(self._next(), state, float(t)))
+        return Symbol({self.instructions[-1].out: 1.0})
+
+    def state(self, x: Symbol) -> Symbol:
+        """Write x to a register of its own; the last state written is the sample.  Terms that are 0 are dropped."""
+        terms = tuple((c, r) for r, c in x.terms.items() if c != 0)
+        noise = tuple((c, k) for k, c in x.noise.items() if c != 0)
+        self.instructions.append(Combine(self._next(), terms, noise))
+        return Symbol({self.instructions[-1].out: 1.0})
+
+    def noise(self) -> Symbol:
+        """A fresh standard normal draw."""
+        self._draws += 1
+        return Symbol(noise={self._draws - 1: 1.0})
+
+    def denoise(self, predicts: Prediction) -> None:
+        """One more call, at the end of the grid, whose data prediction becomes the sample."""
+        x, end = Symbol({self.instructions[-1].out: 1.0}), self.grid.steps
+        A, B = conversion(predicts, "data", self.grid.alpha[end], self.grid.sigma[end])
+        self.state(A * self.model(x, end) + B * x)
+
+    def _next(self) -> int:
+        return len(self.instructions) + 1
+
+    def _register(self, x: Symbol) -> int:
+        if list(x.terms.values()) != [1.0] or x.noise:
+            x = self.state(x)
+        return next(iter(x.terms))
+
+
+class BudgetError(ValueError):
+    """A budget of network calls that a method cannot spend exactly; the message says which it can."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A solver: its algorithm and what is true of it whatever the budget.
+
+    `grids` maps a schedule's class name to the grid its authors use there, "*" standing for any other schedule.
+    """
+
+    name: str
+    trace: Callable[..., None]
+    order: int
+    predicts: Prediction
+    grids: Mapping[str, str]
+
+    @property
+    def defaults(self) -> dict[str, Option]:
+        """The method's own options, which follow the tracer and the grid, and those that every method has."""
+        parameters = list(inspect.signature(self.trace).parameters.values())[2:]
+        return {p.name: p.default for p in parameters} | {"denoise_to_zero": False}
+
+    @property
+    def summary(self) -> str:
+        """First sentence of the solver file's docstring, with its paper."""
+        module = inspect.getmodule(self.trace)
+        return (inspect.getdoc(module) or "").partition("\n\n")[0].replace("\n", " ")
+
+    def default_grid(self, schedule: Schedule) -> str:
+        return self.grids.get(type(schedule).__name__, self.grids["*"])
+
+    def resolve(self, options: Mapping[str, Option]) -> dict[str, Option]:
+        """All options with their values; raises ValueError for an option it lacks or a value of another type."""
+        known = self.defaults
+        for name, value in options.items():
+            if name not in known:
+                raise ValueError(f"{self.name} has no option {name!r}: it has {', '.join(known) or 'none'}")
+            accepted = (int, float) if isinstance(known[name], float) else type(known[name])
+            if not isinstance(value, accepted) or isinstance(value, bool) != isinstance(known[name], bool):
+                wanted = f"a {type(known[name]).__name__} such as {known[name]!r}"
+                raise ValueError(f"{self.name}: {name}={value!r} is not {wanted}")
+        return {k: type(v)(options[k]) if k in options else v for k, v in known.items()}
+
+    def on(self, grid: Grid, options: Mapping[str, Option]) -> Plan:
+        """The plan on a given grid; raises ValueError for unknown options."""
+        resolved = self.resolve(options)
+        tracer = Tracer(grid)
+        self.trace(tracer, grid, **{k: v for k, v in resolved.items() if k != "denoise_to_zero"})
+        if resolved["denoise_to_zero"]:
+            tracer.denoise(self.predicts)
+        return Plan(
+            self.name,
+            tuple(resolved.items()),
+            self.order,
+            self.predicts,
+            grid.schedule,
+            grid.times,
+            tuple(tracer.instructions),
+        )
+
+    def spend(self, nfe: int, grid_of: Callable[[int], Grid], options: Mapping[str, Option]) -> Plan:
+        """The plan of exactly `nfe` calls, found by bisection over the number of steps, on which calls rise.
+
+        Raises BudgetError naming the nearest budgets when there is none.
+        """
+        if isinstance(nfe, bool) or not isinstance(nfe, int) or nfe < 1:
+            raise BudgetError(f"nfe must be a whole number of network calls >= 1, not {nfe!r}")
+        low, high = 1, nfe  # every step costs at least one call
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.on(grid_of(middle), options).nfe >= nfe else (middle + 1, high)
+        found = self.on(grid_of(low), options)
+        if found.nfe == nfe:
+            return found
+        near = sorted({self.on(grid_of(s), options).nfe for s in range(max(1, low - 2), low + 3)})
+        raise BudgetError(f"{self.name} cannot spend {nfe} calls: it can spend {', '.join(map(str, near))} ...")
+
+
+def solver(
+    name: str, *, order: int, predicts: Prediction, grids: Mapping[str, str]
+) -> Callable[[Callable[..., None]], Method]:
+    """Declare a solver; see Method for the arguments.  The decorated function becomes a Method."""
+
+    def declare(trace: Callable[..., None]) -> Method:
+        return Method(name, trace, order, predicts, MappingProxyType({"*": "uniform", **grids}))
+
+    return declare
+
+
+def build(
+    method: Method,
+    schedule: Schedule,
+    nfe: int | None = None,
+    grid: str | None = None,
+    times: Sequence[float] | None = None,
+    t_start: float | None = None,
+    t_end: float | None = None,
+    options: Mapping[str, Option] = MappingProxyType({}),
+) -> Plan:
+    """The plan of `method` for a budget of calls on a named grid, or on explicit times."""
+    if times is not None and nfe is None:
+        return method.on(explicit(schedule, times), options)
+    if nfe is None or times is not None:
+        raise ValueError("give either nfe, a budget of network calls, or times, the grid itself")
+    name = grid or method.default_grid(schedule)
+    return method.spend(nfe, lambda steps: make_grid(name, schedule, steps, t_start, t_end), options)

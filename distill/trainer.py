@@ -62,6 +62,17 @@ def train(
 
     Raises FloatingPointError, naming the step, when the loss stops being finite.
     """
+    with torch.random.fork_rng(devices=[]):  # dropout draws from the global generator; it gets it back as it was
+        torch.manual_seed(recipe.seed)
+        return _train(network, loss, recipe, on_step)
+
+
+def _train(
+    network: nn.Module,
+    loss: Callable[[nn.Module, torch.Generator], Tensor],
+    recipe: Recipe,
+    on_step: Callable[[int, float], None],
+) -> Trained:
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     optimiser = torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
     averaged = copy.deepcopy(network).requires_grad_(False)
@@ -80,4 +91,4 @@ def train(
         if step >= recipe.steps * 9 // 10:
             tail.append(value.item())
         on_step(step, value.item())
-    return Trained(averaged, sum(tail) / len(tail), time.perf_counter() - start)
+    return Trained(averaged.eval(), sum(tail) / len(tail), time.perf_counter() - start)

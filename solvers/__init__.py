@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from solvers.execute import sample
 from solvers.model import Denoiser, Guidance
 from solvers.plan import Option, Plan, PlanError
-from solvers.registry import Registry, UnknownNameError
+from solvers.registry import Registry, UnknownNameError, did_you_mean
 from solvers.schedule import EDM, RectifiedFlow, Schedule, VPCosine, VPDiscrete, VPLinear
 from solvers.tracer import BudgetError, Method, Tracer, build, solver
 
@@ -75,6 +75,7 @@ __all__ = [
     "VPCosine",
     "VPDiscrete",
     "VPLinear",
+    "did_you_mean",
     "method",
     "names",
     "plan",

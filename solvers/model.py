@@ -59,6 +59,7 @@ class Denoiser:
         self.guidance = guidance
         self.calls = 0
         self.forwards = 0
+        self._conversions: dict[tuple[Prediction, float], tuple[float, float]] = {}
 
     def __call__(self, x: Tensor, t: float, predicts: Prediction | None = None, cond: Cond | None = None) -> Tensor:
         """The prediction asked for (by default the network's own) at time t, in x's dtype."""
@@ -67,8 +68,15 @@ class Denoiser:
         out = self._guided(x, torch.full((len(x),), t, dtype=dtype, device=x.device), cond or {})
         if predicts is None or predicts == self.predicts:
             return out
-        A, B = conversion(self.predicts, predicts, float(self.schedule.alpha(t)), float(self.schedule.sigma(t)))
+        A, B = self._conversion(predicts, t)
         return torch.add(A * out, x, alpha=B)
+
+    def _conversion(self, predicts: Prediction, t: float) -> tuple[float, float]:
+        """Kept once computed: a plan's times come back in every batch, and schedules cost more than the arithmetic."""
+        if (predicts, t) not in self._conversions:
+            level = float(self.schedule.alpha(t)), float(self.schedule.sigma(t))
+            self._conversions[predicts, t] = conversion(self.predicts, predicts, *level)
+        return self._conversions[predicts, t]
 
     def _guided(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         if self.guidance is None or self.guidance.scale == 1:

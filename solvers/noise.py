@@ -20,7 +20,7 @@ def uniform(seed: int, stream: int, start: int, count: int, width: int) -> NDArr
     counters = math.ceil(width / 4)
     words = np.random.Philox(counter=start * counters, key=[seed, stream]).random_raw(count * counters * 4)
     fractions = ((words >> np.uint64(11)) + 0.5) * 2.0**-53
-    return np.asarray(fractions.reshape(count, counters * 4)[:, :width], dtype=np.float64)
+    return np.ascontiguousarray(fractions.reshape(count, counters * 4)[:, :width])
 
 
 def normal(seed: int, stream: int, start: int, count: int, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -113,7 +113,8 @@ class VPCosine(_VP):
         return np.cos(0.5 * np.pi * (_float64(t) + self.s) / (1 + self.s))
 
     def log_alpha(self, t: ArrayLike) -> Array:
-        return np.minimum(np.log(self._cos(t)) - np.log(self._cos(0)), 0)  # at t = 0 rounding may exceed log 1
+        exact = np.log(self._cos(t)) - np.log(self._cos(0))
+        return np.asarray(np.minimum(exact, 0))  # at t = 0 rounding may exceed log 1
 
     def t_of_log_alpha(self, log_alpha: Array) -> Array:
         t = 2 * (1 + self.s) / np.pi * np.arccos(np.exp(log_alpha) * self._cos(0)) - self.s

@@ -7,8 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bench.checkpoints.base import Checkpoint
+from bench.checkpoints.bundle import Bundle
 from solvers import noise
-from solvers.schedule import Schedule
+from solvers.schedule import Schedule, VPLinear
 
 GAUSS, COMPONENT = 2**32, 2**32 + 1  # noise streams of exact samples, away from the sampler's
 
@@ -65,7 +67,7 @@ class GaussianMixture(nn.Module):
         """Exact samples start .. start + count - 1 of `seed`, (count, *shape), and their classes (count,)."""
         d = self.means.shape[1]
         edges = self.weights.cumsum(0)[:-1]
-        component = torch.bucketize(torch.from_numpy(noise.uniform(seed, COMPONENT, start, count, 1))[:, 0], edges)
+        component = torch.bucketize(torch.from_numpy(noise.uniform(seed, COMPONENT, start, count, 1)).flatten(), edges)
         z = torch.from_numpy(noise.normal(seed, GAUSS, start, count, (d,))) * self.variances[component].sqrt()
         x = self.means[component] + torch.einsum("be,bde->bd", z, self.axes[component])
         return x.reshape(count, *self.shape), self.component_class[component]
@@ -82,3 +84,34 @@ class OnSchedule(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         at = float(t[0])
         return self.mixture.noise(x, float(self.schedule.alpha(at)), float(self.schedule.sigma(at)), y)
+
+
+def bundle_tensors(mixture: GaussianMixture) -> dict[str, Tensor]:
+    """What a bundle of this mixture holds; `load` reads it back."""
+    return {
+        "weights": mixture.weights,
+        "means": mixture.means.reshape(-1, *mixture.shape),
+        "axes": mixture.axes,
+        "variances": mixture.variances,
+    }
+
+
+def load(bundle: Bundle) -> Checkpoint:
+    """The mixture of a bundle on the VP-linear schedule."""
+    mixture = GaussianMixture(**bundle.tensors, classes=bundle.card["classes"])
+    schedule = VPLinear()
+    class_weights = torch.zeros(mixture.classes, dtype=torch.float64)
+    class_weights.index_add_(0, mixture.component_class, mixture.weights)
+    return Checkpoint(
+        name="gmm",
+        digest=bundle.digest,
+        network=OnSchedule(mixture, schedule),
+        schedule=schedule,
+        predicts="noise",
+        shape=mixture.shape,
+        classes=tuple(class_weights.tolist()),
+        kind="vector",
+        metrics=("frechet_exact", "trajectory"),
+        card=bundle.card,
+        moments=mixture.moments,
+    )

@@ -34,7 +34,17 @@ def main(source: Path) -> None:
         for case in manifest:
             if not re.match(pattern, case["id"]):
                 continue
-            keep = ("id", "schedule", "variant", "options", "steps", "nfe", "guidance", "tolerance_max_abs", "noise_stream")
+            keep = (
+                "id",
+                "schedule",
+                "variant",
+                "options",
+                "steps",
+                "nfe",
+                "guidance",
+                "tolerance_max_abs",
+                "noise_stream",
+            )
             cases.append({"family": family} | {k: case[k] for k in keep if k in case})
             for name in KEEP:
                 if f"{case['id']}/{name}" in data and (name != "noise" or "eta1" in case["id"]):

@@ -1,0 +1,104 @@
+"""One cell: sample, take features, compute numbers; a pure function of the cell, but for the clock."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import solvers
+from bench.checkpoints import Checkpoint
+from bench.environment import environment
+from bench.metrics import METRICS, Chunk, Context, Metric
+from bench.spec import Cell
+from bench.store import Record, Store
+from solvers import noise
+
+IMAGES_KEPT = 32
+Progress = Callable[[int], None]
+
+
+class CountError(RuntimeError):
+    """A cell whose network was not called as often as its plan says."""
+
+
+class Sampler:
+    """Draws chunks of a cell's samples; sample i is the same in any chunk."""
+
+    def __init__(self, cell: Cell, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.cell = cell
+        self.checkpoint = checkpoint
+        self.device = device
+        self.dtype: torch.dtype = getattr(torch, cell.dtype)
+        self.denoiser = checkpoint.denoiser(cell.guidance, device, self.dtype)
+
+    def inputs(self, start: int, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """x_T and conditions of samples start .. start + count - 1."""
+        c, seed = self.checkpoint, self.cell.seed
+        x_T = c.latents(seed, start, count, self.cell.plan.times[0]).to(self.device, self.dtype)
+        return x_T, {"y": c.labels(seed, start, count).to(self.device)}
+
+    def draw(self, start: int, x_T: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """The samples of these inputs; raises CountError, or FloatingPointError when one is not finite."""
+        before = self.denoiser.calls
+
+        def draws(k: int) -> Tensor:
+            z = noise.normal(self.cell.seed, noise.STEP + k, start, len(x_T), self.checkpoint.shape)
+            return torch.from_numpy(z).to(x_T)
+
+        x = solvers.sample(self.cell.plan, self.denoiser, x_T, draws, cond=cond)
+        calls = self.denoiser.calls - before
+        if calls != self.cell.plan.nfe:
+            raise CountError(f"the network was called {calls} times, the plan says {self.cell.plan.nfe}")
+        if not torch.isfinite(x).all():
+            bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+            raise FloatingPointError(f"{bad} of {len(x)} samples are not finite")
+        return x
+
+
+def make_metrics(cell: Cell, checkpoint: Checkpoint, store: Store, device: torch.device) -> dict[str, Metric]:
+    """The cell's metrics, ready; they can be shared by all cells of a sweep."""
+    context = Context(checkpoint, cell.seed, cell.guidance, store.cache, device)
+    return {name: METRICS.get(name)(context) for name in cell.metrics}
+
+
+def run(
+    cell: Cell,
+    checkpoint: Checkpoint,
+    metrics: dict[str, Metric],
+    device: torch.device,
+    batch: int,
+    progress: Progress = lambda samples: None,
+) -> tuple[Record, dict[str, NDArray[Any]]]:
+    """The cell's record and its arrays; `progress` hears of every chunk's samples."""
+    sampler = Sampler(cell, checkpoint, device)
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in metrics} | {"images": []}
+    seconds = 0.0
+    for start in range(0, cell.samples, batch):
+        x_T, cond = sampler.inputs(start, min(batch, cell.samples - start))
+        begin = time.perf_counter()
+        x = sampler.draw(start, x_T, cond)
+        seconds += time.perf_counter() - begin
+        chunk = Chunk.of(start, x, checkpoint.kind)
+        for name, metric in metrics.items():
+            parts[name].append(metric.extract(chunk))
+        if chunk.images is not None:
+            parts["images"].append(chunk.images[: max(0, IMAGES_KEPT - start)])
+        progress(len(x))
+    arrays = {name: np.concatenate(part) for name, part in parts.items() if part}
+    values = [v.to_dict() for name, m in metrics.items() for v in m.evaluate(arrays[name], cell.plan.times)]
+    record = {
+        "key": cell.key,
+        "cell": cell.to_dict(),
+        "metrics": values,
+        "counted_nfe": sampler.denoiser.calls // len(range(0, cell.samples, batch)),
+        "forwards_per_sample": sampler.denoiser.forwards // len(range(0, cell.samples, batch)),
+        "sampling": {"seconds": seconds, "batch": batch},
+        "environment": environment(device),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return record, arrays

@@ -1,0 +1,70 @@
+"""A checkpoint: a fixed network, the process it was trained on, and the data it is compared with."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import solvers
+from solvers import noise
+from solvers.model import Prediction
+
+Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network ready to be sampled.
+
+    `digest` is the SHA-256 of its weights, `classes` the probability of each class, whose number is also the label that
+    means no class.  `kind` says whether samples are images in [-1, 1], to be quantised once to bytes, or plain vectors.
+    `real` gives the real images (N, C, H, W) uint8 to compare with, `moments` the exact mean and covariance, if known.
+    """
+
+    name: str
+    digest: str
+    network: nn.Module
+    schedule: solvers.Schedule
+    predicts: Prediction
+    shape: tuple[int, ...]
+    classes: tuple[float, ...]
+    kind: Literal["image", "vector"]
+    metrics: tuple[str, ...]
+    card: Mapping[str, Any]
+    real: Callable[[], NDArray[np.uint8]] | None = None
+    moments: Callable[[], Moments] | None = None
+
+    def denoiser(self, guidance: float, device: torch.device, dtype: torch.dtype) -> solvers.Denoiser:
+        """A copy of the network on `device`, behind a call counter, guided at scale `guidance`.
+
+        Weights keep their own precision, but rise to float64 when that is asked for.
+        """
+        network = copy.deepcopy(self.network).to(device)
+        if dtype == torch.float64:
+            network = network.double()
+        null = solvers.Guidance(guidance, {"y": len(self.classes)})
+        return solvers.Denoiser(network, self.schedule, self.predicts, null)
+
+    def latents(self, seed: int, start: int, count: int, t: float) -> Tensor:
+        """x_T of samples start .. start + count - 1, float64 (count, *shape), a pure function of (seed, index)."""
+        return torch.from_numpy(noise.normal(seed, noise.LATENT, start, count, self.shape)) * self.schedule.prior_std(t)
+
+    def labels(self, seed: int, start: int, count: int) -> Tensor:
+        """Classes of the same samples, (count,) int64, drawn with the checkpoint's class probabilities."""
+        edges = torch.tensor(self.classes, dtype=torch.float64).cumsum(0)[:-1]
+        return torch.bucketize(torch.from_numpy(noise.uniform(seed, noise.LABEL, start, count, 1)).flatten(), edges)
+
+
+def quantise(x: Tensor) -> NDArray[np.uint8]:
+    """Images in [-1, 1] to bytes, once and as EDM does: (127.5 x + 128) clipped, (N, C, H, W)."""
+    return (x * 127.5 + 128).clip(0, 255).to(torch.uint8).cpu().numpy()
+
+
+def unquantise(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Bytes back to [-1, 1]."""
+    return (images.astype(np.float64) - 127.5) / 127.5

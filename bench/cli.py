@@ -1,0 +1,187 @@
+"""The command line.  Heavy imports stay inside commands, so that --help answers at once."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from bench.runner import Job
+
+app = typer.Typer(
+    help="Compare fast diffusion samplers over budgets of network calls (NFE), with an error on every number.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+File = Annotated[Path | None, typer.Argument(help="A sweep file (YAML); without one, the default sweep.")]
+CheckpointOption = Annotated[str | None, typer.Option("--checkpoint", help="A name, or a folder of `fewstep train`.")]
+Solvers = Annotated[str | None, typer.Option("--solvers", help="Comma-separated: ddim,dpmpp_2m(grid=karras),my.py:f")]
+Nfe = Annotated[str | None, typer.Option("--nfe", help="Comma-separated budgets of network calls, such as 5,10,20.")]
+Samples = Annotated[int | None, typer.Option("--samples", help="Samples a cell.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the noise that all cells share.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Results folder; default results/local-<checkpoint>.")]
+Folder = Annotated[Path, typer.Argument(help="A results folder.")]
+
+
+def _budget(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"--nfe {text!r} is not a whole number of network calls") from None
+
+
+def _job(
+    file: Path | None,
+    checkpoint: str | None,
+    solvers: str | None,
+    nfe: str | None,
+    samples: int | None,
+    seed: int | None,
+    device: str,
+    out: Path | None,
+) -> "Job":
+    from bench.runner import prepare
+    from bench.spec import read_sweep, split_list
+
+    given: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "solvers": None if solvers is None else split_list(solvers),
+        "nfe": None if nfe is None else [_budget(item) for item in split_list(nfe)],
+        "samples": samples,
+        "seed": seed,
+    }
+    sweep = read_sweep(file, {k: v for k, v in given.items() if v is not None})
+    name = f"local-{file.stem}" if file else f"local-{Path(sweep.checkpoint).name}"
+    return prepare(sweep, out or Path("results") / name, device)
+
+
+@app.command()
+def sweep(
+    file: File = None,
+    checkpoint: CheckpointOption = None,
+    solvers: Solvers = None,
+    nfe: Nfe = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    out: Out = None,
+) -> None:
+    """Run a sweep, or what is left of it, and write its tables and plots.  Exit code 1 when a cell failed."""
+    from rich.console import Console
+
+    from bench.report import write_report
+    from bench.show import progress
+
+    job = _job(file, checkpoint, solvers, nfe, samples, seed, device, out)
+    console, pending = Console(stderr=True), job.pending
+    for line in job.skipped:
+        console.print(f"skipped: {line}", highlight=False)
+    console.print(f"{len(pending)} cells to run, {len(job.cells) - len(pending)} done, in {job.store.folder}")
+    with progress(console, pending) as on_chunk:
+        failures = job.run(shlex.join(["fewstep", *sys.argv[1:]]), on_chunk)
+    for failure in failures:
+        console.print(f"failed: {failure.cell.label}: {failure.cause}", style="red", markup=False, highlight=False)
+    if any(True for _ in job.store.records()):
+        console.print(f"wrote {write_report(job.store)}", highlight=False)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    file: File = None,
+    checkpoint: CheckpointOption = None,
+    solvers: Solvers = None,
+    nfe: Nfe = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    out: Out = None,
+) -> None:
+    """What a sweep would run: cells, network calls, estimated time.  Writes nothing."""
+    from bench.show import print_plan
+
+    print_plan(_job(file, checkpoint, solvers, nfe, samples, seed, device, out))
+
+
+@app.command()
+def status(folder: Folder) -> None:
+    """What is done, failed and left in a results folder."""
+    from bench.show import print_status
+    from bench.store import Store
+
+    print_status(Store(folder))
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write the tables and plots of a results folder again, from its records."""
+    from bench.report import write_report
+    from bench.store import Store
+
+    print(f"wrote {write_report(Store(folder))}")
+
+
+@app.command("ls")
+def ls(
+    what: Annotated[str, typer.Argument(help="solvers, checkpoints or metrics")],
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say what each is and which options it takes.")] = False,
+) -> None:
+    """What there is."""
+    from bench.show import print_list
+
+    print_list(what, verbose)
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="digits, digits_features or gmm")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the weights; default trained/<name>.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Fewer or more than the recipe's.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, batches and noise.")] = 0,
+) -> None:
+    """Make a shipped checkpoint again by its recipe, with its model card."""
+    from rich.console import Console
+
+    from bench.checkpoints.training import RECIPES, run_recipe
+    from bench.errors import UsageError
+    from bench.show import training_progress
+    from solvers import did_you_mean
+
+    if name not in RECIPES:
+        raise did_you_mean("recipe", name, list(RECIPES))
+    folder = out or Path("trained") / name
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--out {folder} is there already: give a new or empty folder")
+    with training_progress(Console(stderr=True), name, steps or RECIPES[name][1].steps) as on_step:
+        run_recipe(name, folder, steps, seed, on_step)
+    print(f"wrote {folder}")
+
+
+def main() -> None:
+    """Console entry point: bad input is one line on stderr and exit code 2, never a traceback."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.BadParameter.__mro__[1] as error:  # click's UsageError, which typer may have vendored
+        _refuse(error.format_message())
+    except (ValueError, LookupError) as error:
+        if not _is_usage_error(error):
+            raise
+        _refuse(str(error))
+
+
+def _refuse(message: str) -> None:
+    print(f"fewstep: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _is_usage_error(error: Exception) -> bool:
+    from bench.errors import UsageError
+    from solvers import UnknownNameError
+
+    return isinstance(error, UsageError | UnknownNameError)

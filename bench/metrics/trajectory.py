@@ -1,0 +1,93 @@
+"""Trajectory error: how far a cell's samples lie from the exact solution of the same ODE from the same noise.
+
+Paired sample by sample, so a few hundred samples rank solvers that a distance over thousands cannot tell apart.  The
+reference is DOP853 (Hairer, Norsett & Wanner 1993) in float64, over y = x/alpha as a function of log(sigma/alpha):
+dy/dlog u = u eps.  A plan that ends on the data (t = 0) is compared with the solution at the schedule's t_end followed
+by the denoising step that its last call is.
+"""
+
+import json
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.integrate import solve_ivp
+from scipy.stats.mstats import mjci
+from torch import Tensor
+
+from bench.files import sha256, write_atomically
+from bench.metrics.base import Chunk, Context, Features, Metric, Value
+
+SAMPLES = 128
+RTOL = ATOL = 1e-5  # of states of size 1; two orders below the errors that are told apart
+
+
+class TrajectoryError(Metric):
+    """Root mean square and 95th percentile over samples of the per-sample RMS difference, in units of the data."""
+
+    name = "trajectory"
+    needs = "nothing"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._solutions: dict[tuple[float, float], NDArray[np.float64]] = {}
+
+    def extract(self, chunk: Chunk) -> Features:
+        return chunk.x[: max(0, SAMPLES - chunk.start)].flatten(1).cpu().numpy()
+
+    def evaluate(self, features: Features, plan_times: tuple[float, ...]) -> list[Value]:
+        exact = self._solution(plan_times[0], plan_times[-1])[: len(features)]
+        squared = ((features.astype(np.float64) - exact) ** 2).mean(1)
+        n, rmse = len(squared), float(np.sqrt(squared.mean()))
+        rmse_se = float(squared.std(ddof=1) / np.sqrt(n) / (2 * rmse)) if rmse else 0.0
+        per_sample = np.sqrt(squared)
+        p95, p95_se = float(np.quantile(per_sample, 0.95)), float(mjci(per_sample, [0.95])[0])
+        source = {"data": "DOP853 solution of the ODE", "rtol": RTOL, "n": n, "sha256": sha256(exact.tobytes())}
+        return [
+            Value("trajectory_rmse", rmse, rmse_se, n, "trajectory", source),
+            Value("trajectory_p95", p95, p95_se, n, "trajectory", source),
+        ]
+
+    def _solution(self, t_start: float, t_end: float) -> NDArray[np.float64]:
+        """Final states (SAMPLES, d), kept in memory and in the run's folder."""
+        if (t_start, t_end) in self._solutions:
+            return self._solutions[t_start, t_end]
+        c = self.context
+        about = [c.checkpoint.digest, c.seed, c.guidance, t_start, t_end, SAMPLES, RTOL]
+        path = c.cache / f"trajectory-{sha256(json.dumps(about).encode())[:16]}.npy"
+        if path.exists():
+            exact: NDArray[np.float64] = np.load(path)
+        else:
+            exact = solve(c, t_start, t_end)
+            write_atomically(path, lambda file: np.save(file, exact))
+        self._solutions[t_start, t_end] = exact
+        return exact
+
+
+@torch.no_grad()
+def solve(context: Context, t_start: float, t_end: float) -> NDArray[np.float64]:
+    """The ODE's solution from samples 0 .. SAMPLES - 1 of the seed, each in its class: (SAMPLES, d)."""
+    checkpoint, schedule = context.checkpoint, context.checkpoint.schedule
+    denoiser = checkpoint.denoiser(context.guidance, context.device, torch.float64)
+    cond = {"y": checkpoint.labels(context.seed, 0, SAMPLES).to(context.device)}
+    x_T = checkpoint.latents(context.seed, 0, SAMPLES, t_start)
+    shape, t_last = x_T.shape, t_end or schedule.t_end
+
+    def level(log_u: float) -> tuple[float, float]:
+        t = float(schedule.t_of_lam(-log_u))
+        return t, float(schedule.alpha(t))
+
+    def predict(y: NDArray[np.float64], log_u: float, kind: str) -> Tensor:
+        t, alpha = level(log_u)
+        x = alpha * torch.from_numpy(y).reshape(shape).to(context.device)
+        return denoiser(x, t, "noise" if kind == "noise" else "data", cond).cpu().flatten()
+
+    def slope(log_u: float, y: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.exp(log_u) * predict(y, log_u, "noise").numpy()
+
+    first, last = (-float(schedule.lam(t)) for t in (t_start, t_last))
+    y_T = (x_T / float(schedule.alpha(t_start))).flatten().numpy()
+    solution = solve_ivp(slope, (first, last), y_T, "DOP853", rtol=RTOL, atol=ATOL)
+    y = solution.y[:, -1]
+    x = predict(y, last, "data").numpy() if t_end == 0 else y * level(last)[1]
+    return np.asarray(x.reshape(len(x_T), -1))

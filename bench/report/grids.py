@@ -1,0 +1,46 @@
+"""Image grids: what a solver makes of the same noise at few and at many calls."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from bench.report.plots import STYLE
+from bench.store import Record, Store
+
+ROWS, COLUMNS = 4, 8
+
+
+def write_grids(store: Store, records: list[Record], folder: Path) -> list[Path]:
+    """One PNG a solver whose cells kept images: the lowest and the highest budget side by side."""
+    written = []
+    for name in sorted({record["cell"]["solver"] for record in records}):
+        cells = sorted((r for r in records if r["cell"]["solver"] == name), key=lambda r: r["cell"]["nfe"])
+        ends = [(r["cell"]["nfe"], store.sidecar(r["key"]).get("images")) for r in (cells[0], cells[-1])]
+        pictures = [(nfe, images) for nfe, images in ends if images is not None]
+        if len(pictures) == 2:
+            safe = "".join(c if c.isalnum() or c in "_-" else "-" for c in name).strip("-")
+            written.append(_save(folder / f"samples-{safe}.png", name, pictures))
+    return written
+
+
+def _save(path: Path, name: str, pictures: list[tuple[int, NDArray[np.uint8]]]) -> Path:
+    with mpl.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(11, 3.3), layout="constrained")
+        figure.suptitle(f"{name}: the same noise at two budgets", fontsize=12)
+        for axes, (nfe, images) in zip(figure.subplots(1, 2), pictures, strict=True):
+            axes.imshow(_tile(images), cmap="gray" if images.shape[1] == 1 else None, vmin=0, vmax=255)
+            axes.set_title(f"{nfe} network calls", fontsize=12)
+            axes.set_axis_off()
+        figure.savefig(path, dpi=110, metadata={"Software": None})
+    return path
+
+
+def _tile(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(N, C, H, W) -> one picture of ROWS x COLUMNS images with a white line between them."""
+    padded = np.pad(images[: ROWS * COLUMNS], ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=255)
+    _, C, H, W = padded.shape
+    tiled = padded.reshape(-1, COLUMNS, C, H, W).transpose(0, 3, 1, 4, 2).reshape(-1, COLUMNS * W, C)
+    return tiled[:-1, :-1].squeeze(-1) if C == 1 else tiled[:-1, :-1]

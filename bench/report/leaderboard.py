@@ -1,0 +1,91 @@
+"""The leaderboard: for each metric, solvers against budgets, every number with its standard error."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+TITLES = {
+    "frechet_digits": "Fréchet distance, features of the digits classifier",
+    "frechet_pixels": "Fréchet distance, pixels",
+    "frechet_exact": "Fréchet distance to the exact moments",
+    "trajectory_rmse": "Trajectory error, RMSE",
+    "trajectory_p95": "Trajectory error, 95th percentile",
+}
+
+
+def metrics_of(table: pd.DataFrame) -> list[str]:
+    """The metrics of a table, best known first."""
+    there = table["metric"].unique()
+    return [m for m in TITLES if m in there] + sorted(m for m in there if m not in TITLES)
+
+
+def batches_of(table: pd.DataFrame) -> list[int]:
+    """The batch sizes whose latency a table holds, smallest first."""
+    found = (re.fullmatch(r"latency_batch(\d+)_ms", column) for column in table)
+    return sorted(int(match[1]) for match in found if match)
+
+
+def title(metric: str) -> str:
+    return TITLES.get(metric, metric)
+
+
+def leaderboard(table: pd.DataFrame, definition: Mapping[str, Any]) -> str:
+    """Markdown."""
+    first = table.iloc[0]
+    parts = [
+        f"# Leaderboard: {definition['checkpoint']}",
+        f"Checkpoint {definition['checkpoint']} ({definition['digest'][:12]}), {definition['samples']:,} samples each, "
+        f"seed {definition['seed']}, guidance {definition['guidance']:g}, {definition['dtype']}; {first['device']}, "
+        f"{first['threads']} threads.  Columns are network calls (NFE), counted.  Lower is better everywhere.",
+        "Numbers are value ± standard error.  Bold: the best of its column and all that lie within two standard errors "
+        "of the difference from it, the two taken as independent; since all cells share their noise, that is cautious. "
+        "A dash: the method cannot spend exactly that many calls.",
+    ]
+    for metric in metrics_of(table):
+        rows = table[table["metric"] == metric]
+        about = rows.iloc[0]
+        parts += [f"## {title(metric)}", f"`{metric}`, n = {about['n']:,}, against {about['reference']}."]
+        parts.append(_grid(rows, _with_error(rows)))
+    cells, batches = table.drop_duplicates("key"), batches_of(table)
+    for batch in batches:
+        parts += [
+            f"## Latency, batch {batch}",
+            "Median milliseconds of a whole trajectory ± half the interquartile range.",
+        ]
+        spread = (cells[f"latency_batch{batch}_iqr_ms"] / 2).map("{:.1g}".format)
+        parts.append(_grid(cells, cells[f"latency_batch{batch}_ms"].map(significant) + " ± " + spread))
+    if batches:
+        parts += [
+            "## Peak memory",
+            f"MiB above the weights' at batch {batches[-1]} (resident set, or a GPU's allocations).",
+        ]
+        parts.append(_grid(cells, cells["memory_above_weights_mib"].map(significant)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _with_error(rows: pd.DataFrame) -> pd.Series:
+    """value ± se, bold where the best of the budget is not told apart from it."""
+    best = rows.loc[rows.groupby("nfe")["value"].transform("idxmin")]
+    tied = (rows["value"].to_numpy() - best["value"].to_numpy()) <= 2 * np.hypot(rows["se"], best["se"].to_numpy())
+    text = rows["value"].map(significant) + " ± " + rows["se"].map("{:.1g}".format)
+    return text.where(~tied, "**" + text + "**")
+
+
+def significant(value: float) -> str:
+    """Three significant digits, plain notation."""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _grid(rows: pd.DataFrame, text: pd.Series) -> str:
+    """A Markdown table of `text`, solvers down, budgets across."""
+    wide = rows.assign(text=text).pivot(index="solver", columns="nfe", values="text").fillna("—")
+    head = ["solver", *map(str, wide.columns)]
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([name, *values] for name, values in zip(wide.index, wide.values, strict=True)),
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,119 @@
+"""The figures of a run, each as PNG and SVG."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
+
+from bench.report.leaderboard import batches_of, metrics_of, title
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe & Ito 2008
+MARKERS = "osD^vPX"
+STYLE = {
+    "font.size": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "fewstep",
+    "svg.fonttype": "none",
+}
+
+
+def write_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """quality, latency and truncation figures of a tidy table; returns the files."""
+    quality = [m for m in metrics_of(table) if m.startswith("frechet")]
+    with mpl.rc_context(STYLE):
+        written = _save(folder / "quality", _panels(table, quality, _against_nfe))
+        if "trajectory_rmse" in set(table["metric"]):
+            written += _save(folder / "truncation", _panels(table, ["trajectory_rmse"], _truncation))
+        if batches_of(table):
+            written += _save(folder / "latency", _panels(table, quality[:1], _against_latency))
+    return written
+
+
+def _panels(table: pd.DataFrame, metrics: list[str], draw: Callable[[Axes, pd.DataFrame], None]) -> Figure:
+    """One panel a metric, one legend for all."""
+    figure = Figure(figsize=(1 + 5.5 * len(metrics), 4.6), layout="constrained")
+    first = table.iloc[0]
+    figure.suptitle(f"{first['checkpoint']}, {first['samples']:,} samples a point, seed {first['seed']}", fontsize=12)
+    for axes, metric in zip(np.ravel(figure.subplots(1, len(metrics))), metrics, strict=True):
+        rows = table[table["metric"] == metric]
+        draw(axes, rows)
+        axes.set_title(title(metric), fontsize=12)
+    figure.axes[-1].legend(loc="best", fontsize=11)
+    return figure
+
+
+def _curves(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, str]]]:
+    """Each solver's rows in order of NFE, with a colour and a marker of its own."""
+    for i, (name, of_solver) in enumerate(rows.groupby("solver", sort=True)):
+        n = len(COLOURS)
+        style = {"color": COLOURS[i % n], "marker": MARKERS[(i + i // n) % n]}  # the pair repeats after n * n solvers
+        yield str(name), of_solver.sort_values("nfe"), style
+
+
+def _against_nfe(axes: Axes, rows: pd.DataFrame) -> None:
+    for name, of_solver, style in _curves(rows):
+        axes.errorbar(of_solver["nfe"], of_solver["value"], 2 * of_solver["se"], label=name, capsize=3, **style)
+    axes.set(xscale="log", yscale="log", xlabel="network calls (NFE)", ylabel="Fréchet distance (±2 s.e.)")
+    _plain_ticks(axes, rows["nfe"])
+
+
+def _truncation(axes: Axes, rows: pd.DataFrame) -> None:
+    for name, of_solver, style in _curves(rows):
+        late = of_solver[of_solver["nfe"] >= of_solver["nfe"].median()]
+        slope = f", slope {_slope(late):.1f}" if len(late) > 1 else ""
+        axes.errorbar(of_solver["nfe"], of_solver["value"], 2 * of_solver["se"], label=name + slope, capsize=3, **style)
+    axes.set(xscale="log", yscale="log", xlabel="network calls (NFE)")
+    axes.set_ylabel("RMSE to the exact ODE solution (±2 s.e.)\nslope: fit over each curve's upper half")
+    _plain_ticks(axes, rows["nfe"])
+
+
+def _slope(rows: pd.DataFrame) -> float:
+    return float(np.polyfit(np.log(rows["nfe"]), np.log(rows["value"]), 1)[0])
+
+
+def _against_latency(axes: Axes, rows: pd.DataFrame) -> None:
+    """Milliseconds a sample at the large batch; the Pareto front is what nothing beats in both."""
+    batch = batches_of(rows)[-1]
+    rows = rows.assign(ms=rows[f"latency_batch{batch}_ms"] / batch)
+    for name, of_solver, style in _curves(rows):
+        axes.errorbar(
+            of_solver["ms"], of_solver["value"], 2 * of_solver["se"], label=name, capsize=3, linestyle="none", **style
+        )
+        for _, point in of_solver.iterrows():
+            axes.annotate(point["nfe"], (point["ms"], point["value"]), (5, 5), textcoords="offset points", fontsize=9)
+    front = rows.sort_values("ms")
+    front = front[front["value"] < front["value"].cummin().shift(fill_value=np.inf)]
+    axes.plot(front["ms"], front["value"], color="#888888", zorder=0, drawstyle="steps-post", label="Pareto front")
+    axes.set(xscale="log", yscale="log", xlabel=f"milliseconds a sample, batch {batch}; labels: NFE")
+    axes.set_ylabel("Fréchet distance (±2 s.e.)")
+    _plain_ticks(axes)
+
+
+def _plain_ticks(axes: Axes, budgets: pd.Series | None = None) -> None:
+    """Plain numbers on log axes; the budgets themselves on the axis of NFE."""
+    if budgets is not None:
+        axes.xaxis.set_major_locator(FixedLocator(sorted(budgets.unique())))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+
+
+def _save(path: Path, figure: Figure) -> list[Path]:
+    """PNG for people, SVG for papers, both without a date so that equal data gives equal files."""
+    files = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    figure.savefig(files[0], dpi=130, metadata={"Software": None})
+    figure.savefig(files[1], metadata={"Date": None})
+    return files

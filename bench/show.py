@@ -1,0 +1,110 @@
+"""What the command line prints: progress, plans, states, lists."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+import solvers
+from bench.checkpoints import CHECKPOINTS
+from bench.checkpoints.bundle import BUNDLED, read_card
+from bench.metrics import METRICS
+from bench.runner import Job
+from bench.spec import Cell
+from bench.store import Store
+from solvers import did_you_mean
+
+
+@contextmanager
+def progress(console: Console, pending: list[Cell]) -> Iterator[Callable[[Cell, int], None]]:
+    """A bar over the whole sweep, in network calls, with the time left; gives on_chunk(cell, samples)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task("sweep", total=sum(cell.plan.nfe * cell.samples for cell in pending))
+
+        def on_chunk(cell: Cell, samples: int) -> None:
+            bar.update(task, advance=cell.plan.nfe * samples, description=cell.label)
+
+        yield on_chunk
+
+
+@contextmanager
+def training_progress(console: Console, name: str, steps: int) -> Iterator[Callable[[int, float], None]]:
+    """A bar over the steps of a training run with the loss; gives on_step(step, loss)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(name, total=steps)
+        yield lambda step, loss: bar.update(task, completed=step + 1, description=f"{name} loss {loss:.3f}")
+
+
+def print_plan(job: Job) -> None:
+    """One row a solver, then the totals."""
+    pending = {cell.key for cell in job.pending}
+    table = Table("solver", "order", "grid from", "to", "NFE (* = done already)")
+    for name in dict.fromkeys(cell.solver for cell in job.cells):
+        cells = [cell for cell in job.cells if cell.solver == name]
+        budgets = " ".join(f"{c.plan.nfe}{'' if c.key in pending else '*'}" for c in cells)
+        times = cells[-1].plan.times
+        table.add_row(name, str(cells[0].plan.order), f"{times[0]:g}", f"{times[-1]:g}", budgets)
+    console = Console()
+    console.print(table)
+    for line in job.skipped:
+        console.print(f"skipped: {line}", highlight=False)
+    seconds = timedelta(seconds=round(job.estimate()))
+    console.print(
+        f"{len(pending)} cells to run on {job.device}, {job.calls():,} network calls, about {seconds}; "
+        f"{len(job.cells) - len(pending)} done; results in {job.store.folder}",
+        highlight=False,
+    )
+
+
+def print_status(store: Store) -> None:
+    """Counts, and the last cause of each failure that no later run mended."""
+    definition = store.definition()
+    done = {record["key"] for record in store.records()}
+    attempts = sorted((store.folder / "attempts").glob("*.json"))
+    failed = [path.stem for path in attempts if path.stem not in done]
+    by_solver = Counter(record["cell"]["solver"] for record in store.records())
+    print(f"{store.folder}: checkpoint {definition['checkpoint']}, {len(done)} cells done, {len(failed)} failed")
+    for solver in definition["solvers"]:
+        print(f"  {solver}: {by_solver[solver]} of {len(definition['nfe'])} budgets done")
+    for key in failed:
+        last = store.failures(key)[-1]
+        print(f"  failed: {last['cell']['solver']} nfe={last['cell']['nfe']}: {last['cause']}")
+
+
+def print_list(what: str, verbose: bool) -> None:
+    """Names, one a line; with `verbose`, what each is."""
+    listings: dict[str, tuple[list[str], Callable[[str], str]]] = {
+        "solvers": (solvers.names(), _about_solver),
+        "checkpoints": (CHECKPOINTS.names(), _about_checkpoint),
+        "metrics": (METRICS.names(), _about_metric),
+    }
+    if what not in listings:
+        raise did_you_mean("list", what, list(listings))
+    names, about = listings[what]
+    for name in names:
+        print(f"{name}\n    {about(name)}" if verbose else name)
+
+
+def _about_solver(name: str) -> str:
+    method = solvers.method(name)
+    options = ", ".join(f"{k}={v}" for k, v in method.defaults.items())
+    grids = ", ".join(f"{grid} on {schedule}" for schedule, grid in method.grids.items())
+    return f"{method.summary}\n    order {method.order}, options: {options}\n    grids: {grids}"
+
+
+def _about_checkpoint(name: str) -> str:
+    if name not in CHECKPOINTS.builtin:
+        return "a plug-in"
+    card = read_card(BUNDLED / name)
+    return f"{card['data']}; sha256 {card['sha256'][:12]}"
+
+
+def _about_metric(name: str) -> str:
+    metric = METRICS.get(name)
+    return f"{metric.__doc__.splitlines()[0]} Needs {metric.needs}."

@@ -17,29 +17,36 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-File = Annotated[Path | None, typer.Argument(help="A sweep file (YAML); without one, the default sweep.")]
-CheckpointOption = Annotated[str | None, typer.Option("--checkpoint", help="A name, or a folder of `fewstep train`.")]
-Solvers = Annotated[str | None, typer.Option("--solvers", help="Comma-separated: ddim,dpmpp_2m(grid=karras),my.py:f")]
-Nfe = Annotated[str | None, typer.Option("--nfe", help="Comma-separated budgets of network calls, such as 5,10,20.")]
-Samples = Annotated[int | None, typer.Option("--samples", help="Samples a cell.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the noise that all cells share.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Results folder; default results/local-<checkpoint>.")]
-Folder = Annotated[Path, typer.Argument(help="A results folder.")]
 
-
-def _budget(text: str) -> int:
+def whole(text: str) -> int:
+    """A whole number; typer's own message would not name the value."""
     try:
         return int(text)
     except ValueError:
-        raise typer.BadParameter(f"--nfe {text!r} is not a whole number of network calls") from None
+        raise typer.BadParameter(f"{text!r} is not a whole number") from None
+
+
+def budgets(text: str) -> list[int]:
+    """Whole numbers between commas."""
+    return [whole(item) for item in text.split(",")]
+
+
+File = Annotated[Path | None, typer.Argument(help="A sweep file (YAML); without one, the default sweep.")]
+CheckpointOption = Annotated[str | None, typer.Option("--checkpoint", help="A name, or a folder of `fewstep train`.")]
+Solvers = Annotated[str | None, typer.Option("--solvers", help="Comma-separated: ddim,dpmpp_2m(grid=karras),my.py:f")]
+Nfe = Annotated[Any, typer.Option("--nfe", parser=budgets, metavar="N,N,...", help="Budgets of network calls.")]
+Samples = Annotated[Any, typer.Option("--samples", parser=whole, metavar="N", help="Samples a cell.")]
+Seed = Annotated[Any, typer.Option("--seed", parser=whole, metavar="N", help="Seed of the noise all cells share.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Results folder; default results/local-<checkpoint>.")]
+Folder = Annotated[Path, typer.Argument(help="A results folder.")]
 
 
 def _job(
     file: Path | None,
     checkpoint: str | None,
     solvers: str | None,
-    nfe: str | None,
+    nfe: list[int] | None,
     samples: int | None,
     seed: int | None,
     device: str,
@@ -51,7 +58,7 @@ def _job(
     given: dict[str, Any] = {
         "checkpoint": checkpoint,
         "solvers": None if solvers is None else split_list(solvers),
-        "nfe": None if nfe is None else [_budget(item) for item in split_list(nfe)],
+        "nfe": nfe,
         "samples": samples,
         "seed": seed,
     }
@@ -142,8 +149,8 @@ def ls(
 def train(
     name: Annotated[str, typer.Argument(help="digits, digits_features or gmm")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the weights; default trained/<name>.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Fewer or more than the recipe's.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of weights, batches and noise.")] = 0,
+    steps: Annotated[Any, typer.Option("--steps", parser=whole, metavar="N", help="Other than the recipe's.")] = None,
+    seed: Annotated[Any, typer.Option("--seed", parser=whole, metavar="N", help="Of weights and batches.")] = 0,
 ) -> None:
     """Make a shipped checkpoint again by its recipe, with its model card."""
     from rich.console import Console
@@ -155,6 +162,8 @@ def train(
 
     if name not in RECIPES:
         raise did_you_mean("recipe", name, list(RECIPES))
+    if steps is not None and steps < 1:
+        raise UsageError(f"--steps {steps}: give at least 1")
     folder = out or Path("trained") / name
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--out {folder} is there already: give a new or empty folder")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,6 +34,14 @@ class Job:
     skipped: list[str]
 
     @property
+    def definition(self) -> dict[str, Any]:
+        """The sweep with nothing left to defaults, and its cells: which budgets of each solver."""
+        budgets: dict[str, list[int]] = {}
+        for cell in self.cells:
+            budgets.setdefault(cell.solver, []).append(cell.plan.nfe)
+        return self.sweep.definition(self.checkpoint) | {"cells": budgets}
+
+    @property
     def pending(self) -> list[Cell]:
         return [cell for cell in self.cells if not self.store.has(cell.key)]
 
@@ -59,14 +68,14 @@ class Job:
 
     def run(self, command: str, on_chunk: Callable[[Cell, int], None]) -> list[Failure]:
         """Run the pending cells into the results folder, noting the command; returns those that failed."""
-        self.store.open(self.sweep.definition(self.checkpoint))
+        self.store.open(self.definition)
         if self.pending:
             when = datetime.now(UTC).isoformat(timespec="seconds")
             self.store.log_run({"command": command, "started": when, "environment": environment(self.device)})
         return execute(self.pending, self.sweep, self.checkpoint, self.store, self.device, BATCH, on_chunk)
 
 
-def prepare(sweep: Sweep, out: Path | None, device: str) -> Job:
+def prepare(sweep: Sweep, out: Path, device: str) -> Job:
     """Check a sweep against its checkpoint, solvers, metrics, device and results folder, writing nothing.
 
     Raises UsageError and solvers.UnknownNameError.
@@ -74,12 +83,13 @@ def prepare(sweep: Sweep, out: Path | None, device: str) -> Job:
     on = find_device(device)
     checkpoint = load(sweep.checkpoint)
     found, skipped = cells(sweep, checkpoint)
-    store = Store(out or Path("results") / f"local-{checkpoint.name}")
-    store.check(sweep.definition(checkpoint))
+    store = Store(out)
     context = Context(checkpoint, sweep.seed, sweep.guidance, store.cache, on)
     for name in found[0].metrics:
         METRICS.get(name)(context)
-    return Job(sweep, checkpoint, store, on, found, skipped)
+    job = Job(sweep, checkpoint, store, on, found, skipped)
+    store.check(job.definition)
+    return job
 
 
 def find_device(name: str) -> torch.device:

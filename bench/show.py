@@ -1,6 +1,5 @@
 """What the command line prints: progress, plans, states, lists."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -68,10 +67,13 @@ def print_status(store: Store) -> None:
     done = {record["key"] for record in store.records()}
     attempts = sorted((store.folder / "attempts").glob("*.json"))
     failed = [path.stem for path in attempts if path.stem not in done]
-    by_solver = Counter(record["cell"]["solver"] for record in store.records())
-    print(f"{store.folder}: checkpoint {definition['checkpoint']}, {len(done)} cells done, {len(failed)} failed")
-    for solver in definition["solvers"]:
-        print(f"  {solver}: {by_solver[solver]} of {len(definition['nfe'])} budgets done")
+    budgets = {(record["cell"]["solver"], record["cell"]["nfe"]) for record in store.records()}
+    wanted = [(solver, nfe) for solver, all_nfe in definition["cells"].items() for nfe in all_nfe]
+    left = [cell for cell in wanted if cell not in budgets]
+    print(f"{store.folder}: {definition['checkpoint']}, {len(done)} cells done, {len(failed)} failed, {len(left)} left")
+    for solver, all_nfe in definition["cells"].items():
+        todo = [str(nfe) for nfe in all_nfe if (solver, nfe) in left]
+        print(f"  {solver}: {len(all_nfe) - len(todo)} of {len(all_nfe)}{'; left: ' if todo else ''}{' '.join(todo)}")
     for key in failed:
         last = store.failures(key)[-1]
         print(f"  failed: {last['cell']['solver']} nfe={last['cell']['nfe']}: {last['cause']}")

@@ -66,7 +66,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         text = path.read_text()
         root, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a ValueError is bytes that are no text, or a date that is none
         raise UsageError(f"cannot read {path}: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -85,14 +85,17 @@ def split_list(text: str) -> list[str]:
 
 def parse_solver(text: str) -> tuple[str, dict[str, solvers.Option]]:
     """Name and options of `name` or `name(option=value, ...)`; raises UsageError."""
-    name, bracket, rest = text.partition("(")
+    name, bracket, rest = text.strip().partition("(")
     if not bracket:
         return name, {}
     try:
         call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or not all(k.arg for k in call.keywords):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args or rest[-1:] != ")":
             raise ValueError(text)
-        return name, {str(k.arg): _literal(k.value) for k in call.keywords}
+        options = {str(k.arg): _literal(k.value) for k in call.keywords if k.arg}
+        if len(options) < len(call.keywords):  # **options, or one of them twice
+            raise ValueError(text)
+        return name.strip(), options
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"solver {text!r} is not of the form name or name(option=value, ...)") from error
 
@@ -174,7 +177,7 @@ def cells(sweep: Sweep, checkpoint: Checkpoint) -> tuple[list[Cell], list[str]]:
 
     Raises UsageError for a solver that can spend none of the budgets, or options it cannot take.
     """
-    metrics = sweep.metrics or checkpoint.metrics
+    metrics = tuple(dict.fromkeys(sweep.metrics or checkpoint.metrics))
     for metric in metrics:
         METRICS.get(metric)
     found: dict[str, Cell] = {}

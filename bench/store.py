@@ -39,7 +39,9 @@ class Store:
             definition = json.loads((self.folder / "sweep.json").read_text())
         except (OSError, ValueError) as error:
             raise UsageError(f"{self.folder} is not a results folder: no readable sweep.json in it") from error
-        return dict(definition)
+        if not isinstance(definition, dict):
+            raise UsageError(f"{self.folder} is not a results folder: its sweep.json is no definition")
+        return definition
 
     def check(self, definition: Mapping[str, Any]) -> None:
         """Raise UsageError, writing nothing, unless the folder is new, empty, or made by the same definition."""
@@ -49,7 +51,7 @@ class Store:
         if not place.is_dir():
             raise UsageError(f"--out {self.folder}: {place} is a file, not a folder")
         if not (self.folder / "sweep.json").exists():
-            if place == self.folder and any(place.iterdir()):
+            if place == self.folder and any(not path.name.startswith(".") for path in place.iterdir()):
                 raise UsageError(f"--out {self.folder} holds other files and no sweep.json: give a new or empty folder")
             return
         there = self.definition()

@@ -44,8 +44,9 @@ def initialise(network: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.any():
-                module.weight.normal_(0, module.weight[0].numel() ** -0.5, generator=generator)
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                if module.weight.any():
+                    module.weight.normal_(0, module.weight[0].numel() ** -0.5, generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
             elif isinstance(module, nn.Embedding):
@@ -87,7 +88,8 @@ def _train(
         value.backward()
         optimiser.step()
         decay = min(recipe.ema, (1 + step) / (10 + step))  # short memory while the weights still move fast
-        torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - decay)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - decay)
         if step >= recipe.steps * 9 // 10:
             tail.append(value.item())
         on_step(step, value.item())

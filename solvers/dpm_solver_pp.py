@@ -21,7 +21,7 @@ def first_order(i: int, grid: Grid, lower_order_final: str) -> bool:
     return i == 0 or (last and (grid.steps < LOWER_ORDER_FINAL[lower_order_final] or grid.sigma[i + 1] == 0))
 
 
-@solver("dpmpp_2m", order=2, predicts="data", grids={"*": "logsnr"})
+@solver("dpmpp_2m", order=2, predicts="data", grids={"*": "logsnr", "RectifiedFlow": "uniform"})
 def dpmpp_2m(p: Tracer, grid: Grid, lower_order_final: str = "below_10") -> None:
     alpha, sigma, lam = grid.alpha, grid.sigma, grid.lam
     x, D_prev = p.start(), None

@@ -47,24 +47,33 @@ def _uniform(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array:
     return np.linspace(t_start, t_end, N + 1)
 
 
-def _quadratic(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array:
-    return np.linspace(np.sqrt(t_start), np.sqrt(t_end), N + 1) ** 2
-
-
 def _pinned(t: Array, t_start: float, t_end: float) -> Array:
     """The same times with both ends exact: a round trip through lambda costs an ulp."""
     t[0], t[-1] = t_start, t_end
     return t
 
 
+def _quadratic(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array:
+    return _pinned(np.linspace(np.sqrt(t_start), np.sqrt(t_end), N + 1) ** 2, t_start, t_end)
+
+
+def _ends(schedule: Schedule, t_start: float, t_end: float) -> Array:
+    """lambda at both ends; raises ValueError where there is no signal left, as at rectified flow's t = 1."""
+    lam = schedule.lam([t_start, t_end])
+    if not np.isfinite(lam).all():
+        raise ValueError(f"this grid needs a finite lambda, and at t_start = {t_start} it is {lam[0]}: start later")
+    return lam
+
+
 def _logsnr(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array:
-    t = schedule.t_of_lam(np.linspace(schedule.lam(t_start), schedule.lam(t_end), N + 1))
+    first, last = _ends(schedule, t_start, t_end)
+    t = schedule.t_of_lam(np.linspace(first, last, N + 1))
     return _pinned(t, t_start, t_end)
 
 
 def _karras(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array:
     """N + 1 points equally spaced in (sigma/alpha)^(1/rho).  Karras et al. 2022, Eq. (5)."""
-    first, last = np.exp(-schedule.lam([t_start, t_end]) / RHO)
+    first, last = np.exp(-_ends(schedule, t_start, t_end) / RHO)
     return _pinned(schedule.t_of_lam(-RHO * np.log(np.linspace(first, last, N + 1))), t_start, t_end)
 
 

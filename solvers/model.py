@@ -65,7 +65,7 @@ class Denoiser:
         """The prediction asked for (by default the network's own) at time t, in x's dtype."""
         self.calls += 1
         dtype = torch.promote_types(x.dtype, torch.float32)  # a half-precision t would be another t
-        out = self._guided(x, torch.full((len(x),), t, dtype=dtype, device=x.device), cond or {})
+        out = self._guided(x, torch.full((len(x),), t, dtype=dtype, device=x.device), cond or {}).to(x.dtype)
         if predicts is None or predicts == self.predicts:
             return out
         A, B = self._conversion(predicts, t)

@@ -18,7 +18,8 @@ def uniform(seed: int, stream: int, start: int, count: int, width: int) -> NDArr
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be an integer in [0, 2^64), not {seed}")
     counters = math.ceil(width / 4)
-    words = np.random.Philox(counter=start * counters, key=[seed, stream]).random_raw(count * counters * 4)
+    key = np.array([seed, stream], np.uint64)
+    words = np.random.Philox(counter=start * counters, key=key).random_raw(count * counters * 4)
     fractions = ((words >> np.uint64(11)) + 0.5) * 2.0**-53
     return np.ascontiguousarray(fractions.reshape(count, counters * 4)[:, :width])
 

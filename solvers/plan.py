@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from solvers.grid import Grid
 from solvers.model import PREDICTIONS, Prediction
 from solvers.schedule import Schedule, schedule_from_dict
 
@@ -59,6 +60,9 @@ class Plan:
     instructions: tuple[Instruction, ...]
 
     def __post_init__(self) -> None:
+        if not all(isinstance(value, Option) for _, value in self.options):
+            raise PlanError(f"options must be booleans, numbers or words, not {self.options}")
+        Grid(self.schedule, self.times)  # whose own checks hold for a plan's times
         if self.predicts not in PREDICTIONS:
             raise PlanError(f"predicts must be one of {', '.join(PREDICTIONS)}, not {self.predicts!r}")
         if not self.instructions or isinstance(self.instructions[-1], Evaluate):
@@ -127,7 +131,9 @@ class Plan:
                 times=tuple(d["times"]),
                 instructions=tuple(_from_dict(i) for i in d["instructions"]),
             )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except PlanError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise PlanError(f"not a plan: {error!r}") from error
 
     def __str__(self) -> str:

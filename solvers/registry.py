@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -53,7 +54,7 @@ class Registry:
         if ":" in name:
             try:
                 return _load(name)
-            except (ImportError, AttributeError, OSError) as error:
+            except (ImportError, AttributeError, OSError, ValueError, TypeError) as error:
                 raise UnknownNameError(f"unknown {self.kind} {name!r}: {error}") from error
         raise did_you_mean(self.kind, name, self.names())
 
@@ -62,9 +63,9 @@ def _load(path: str) -> Any:
     module, _, attribute = path.rpartition(":")
     if not module.endswith(".py"):
         return getattr(importlib.import_module(module), attribute)
-    spec = importlib.util.spec_from_file_location(Path(module).stem, module)
+    spec = importlib.util.spec_from_file_location(f"fewstep_plugin_{Path(module).stem}", module)
     if spec is None or spec.loader is None:
         raise ImportError(f"{module} is not a Python file")
-    loaded = importlib.util.module_from_spec(spec)
+    loaded = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
     return getattr(loaded, attribute)

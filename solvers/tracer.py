@@ -149,15 +149,19 @@ class Method:
         resolved = self.resolve(options)
         tracer = Tracer(grid)
         self.trace(tracer, grid, **{k: v for k, v in resolved.items() if k != "denoise_to_zero"})
+        times = grid.times
         if resolved["denoise_to_zero"]:
+            if times[-1] == 0:
+                raise ValueError("denoise_to_zero=True: this grid ends on the data already")
             tracer.denoise(self.predicts)
+            times = (*times, 0.0)
         return Plan(
             self.name,
             tuple(resolved.items()),
             self.order,
             self.predicts,
             grid.schedule,
-            grid.times,
+            times,
             tuple(tracer.instructions),
         )
 
@@ -168,14 +172,24 @@ class Method:
         """
         if isinstance(nfe, bool) or not isinstance(nfe, int) or nfe < 1:
             raise BudgetError(f"nfe must be a whole number of network calls >= 1, not {nfe!r}")
+        grid_of(1)  # what fails with one step fails for a reason of its own
+
+        def plan(steps: int) -> Plan | None:
+            try:
+                grid = grid_of(steps)
+            except ValueError:  # a discrete schedule has no room for so many steps
+                return None
+            return self.on(grid, options)
+
         low, high = 1, nfe  # every step costs at least one call
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if self.on(grid_of(middle), options).nfe >= nfe else (middle + 1, high)
-        found = self.on(grid_of(low), options)
-        if found.nfe == nfe:
+            tried = plan(middle)
+            low, high = (low, middle) if tried is None or tried.nfe >= nfe else (middle + 1, high)
+        found = plan(low)
+        if found is not None and found.nfe == nfe:
             return found
-        near = sorted({self.on(grid_of(s), options).nfe for s in range(max(1, low - 2), low + 3)})
+        near = sorted({p.nfe for s in range(max(1, low - 2), low + 3) if (p := plan(s))})
         raise BudgetError(f"{self.name} cannot spend {nfe} calls: it can spend {', '.join(map(str, near))} ...")
 
 

@@ -5,8 +5,6 @@ from functools import cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from bench.checkpoints.base import Checkpoint, quantise
@@ -21,6 +19,9 @@ SIGMA_DATA = 0.75  # of the training pixels
 @cache
 def data() -> dict[str, tuple[Tensor, Tensor]]:
     """ "train" (1,437) and "heldout" (360): images (N, 1, 8, 8) in [-1, 1] and labels (N,), stratified by class."""
+    from sklearn.datasets import load_digits  # a second to import, and sampling needs none of it
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     halves = train_test_split(digits.data, digits.target, test_size=0.2, stratify=digits.target, random_state=0)
     images = [torch.tensor(x / 8 - 1, dtype=torch.float32).reshape(-1, *SHAPE) for x in halves[:2]]

@@ -12,25 +12,24 @@ NO_CLASS = CLASSES  # the label that stands for "no label", trained by label dro
 
 
 class Block(nn.Module):
-    """x + W2 drop(silu(W1 norm(x) + W_emb emb)), zero at initialisation."""
+    """x + W2 silu(W1 norm(x) + W_emb emb), zero at initialisation."""
 
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.inner = nn.Linear(width, hidden)
         self.emb = nn.Linear(width, hidden, bias=False)
-        self.drop = nn.Dropout(dropout)
         self.outer = nn.Linear(hidden, width)
         nn.init.zeros_(self.outer.weight)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return x + self.outer(self.drop(F.silu(self.inner(self.norm(x)) + self.emb(emb))))
+        return x + self.outer(F.silu(self.inner(self.norm(x)) + self.emb(emb)))
 
 
 class DigitsMLP(nn.Module):
     """F(x, c_noise, y, augment): pixels (B, 1, 8, 8), the rest (B,), (B,) and (B, 5) -> (B, 1, 8, 8)."""
 
-    def __init__(self, width: int = 320, hidden: int = 384, blocks: int = 4, dropout: float = 0.05) -> None:
+    def __init__(self, width: int = 320, hidden: int = 384, blocks: int = 4) -> None:
         super().__init__()
         d = math.prod(SHAPE)
         self.frequencies = nn.Buffer(2.0 ** torch.arange(-2, 6), persistent=False)
@@ -38,7 +37,7 @@ class DigitsMLP(nn.Module):
         self.label = nn.Embedding(CLASSES + 1, width)
         self.augment = nn.Linear(5, width, bias=False)
         self.enter = nn.Linear(d, width)
-        self.blocks = nn.ModuleList(Block(width, hidden, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(width, hidden) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Linear(width, d)
         nn.init.zeros_(self.leave.weight)

@@ -25,10 +25,11 @@ from distill.denoising import DenoisingLoss, Preconditioned
 from distill.trainer import Recipe, Trained, initialise, train
 
 OnStep = Callable[[int, float], None]
-DENOISER = Recipe(steps=9000, batch=256, lr=2e-3, weight_decay=0.01)
+DENOISER = Recipe(steps=9000, batch=256, lr=1e-3, weight_decay=0.01)
+NOISE_LEVELS = DenoisingLoss(P_mean=-0.5, P_std=1.4)  # small images are decided at higher noise than EDM's
 CLASSIFIER = Recipe(steps=2000, batch=128, lr=2e-3, weight_decay=0.01)
 AUGMENT, LABEL_DROPOUT = 0.5, 0.1  # probability of each of the five augmentations; of losing the label
-SIZES = torch.tensor([0.12, 0.08, 0.12, 0.08, 0.08])  # rotation, log scale, shear, shifts (in half images): std
+SIZES = torch.tensor([0.15, 0.1, 0.15, 0.1, 0.1])  # rotation, log scale, shear, shifts (in half images): std
 
 
 def augment(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -45,7 +46,7 @@ def augment(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 def train_digits(out: Path, recipe: Recipe = DENOISER, on_step: OnStep = lambda step, loss: None) -> None:
     """The denoiser: conditional on class and on augmentation, so that augmented digits are never what it samples."""
     images, labels = digits.data()["train"]
-    network, objective = Preconditioned(DigitsMLP(), digits.SIGMA_DATA), DenoisingLoss()
+    network, objective = Preconditioned(DigitsMLP(), digits.SIGMA_DATA), NOISE_LEVELS
     initialise(network, recipe.seed)
 
     def loss(network: nn.Module, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,155 @@
+"""From a sweep to cells: which there are, and what their keys depend on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bench.checkpoints import load
+from bench.errors import UsageError
+from bench.spec import Cell, Sweep, cells
+from solvers import UnknownNameError
+from solvers.plan import Combine, Evaluate, Instruction
+
+GMM = load("gmm")
+
+
+def sweep(**fields: Any) -> Sweep:
+    return Sweep(**({"checkpoint": "gmm", "solvers": ("ddim",), "nfe": (6,), "samples": 10} | fields))
+
+
+def cell(**fields: Any) -> Cell:
+    return cells(sweep(**fields), GMM)[0][0]
+
+
+def keys(**fields: Any) -> set[str]:
+    return {c.key for c in cells(sweep(**fields), GMM)[0]}
+
+
+def perturbed(cell: Cell, change: Callable[[Instruction], Instruction]) -> Cell:
+    return replace(cell, plan=replace(cell.plan, instructions=tuple(map(change, cell.plan.instructions))))
+
+
+def scaled(factor: float) -> Callable[[Instruction], Instruction]:
+    """Every coefficient times a factor."""
+
+    def change(i: Instruction) -> Instruction:
+        return replace(i, terms=tuple((c * factor, r) for c, r in i.terms)) if isinstance(i, Combine) else i
+
+    return change
+
+
+def test_every_solver_gets_every_budget_it_can_spend() -> None:
+    found, skipped = cells(sweep(solvers=("ddim", "heun"), nfe=(5, 6, 7, 8)), GMM)
+    assert [(c.solver, c.plan.nfe) for c in found] == [
+        *(("ddim", n) for n in (5, 6, 7, 8)),
+        *(("heun", n) for n in (5, 7)),
+    ]
+    assert len(skipped) == 2
+    for line, nfe in zip(skipped, (6, 8), strict=True):
+        assert f"heun cannot spend {nfe} calls" in line
+        assert f"{nfe - 1}, {nfe + 1}" in line
+        assert "\n" not in line
+
+
+def test_only_budgets_that_cannot_be_spent_are_refused_with_those_that_can() -> None:
+    with pytest.raises(UsageError, match=r"heun cannot spend 6 calls: it can spend .*5, 7"):
+        cells(sweep(solvers=("ddim", "heun"), nfe=(6, 8)), GMM)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("ddim(eta=2)", "eta"),
+        ("ddim(speed=9)", "speed"),
+        ("ddim(eta=fast)", "eta"),
+        ("ddim(t_end=2)", "t_end"),
+        ("dpmpp_2m(lower_order_final=sometimes)", "sometimes"),
+        ("ddim(grid=leading)", "VPDiscrete"),
+    ],
+)
+def test_options_a_solver_cannot_take_are_refused_by_name(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        cells(sweep(solvers=(text,)), GMM)
+
+
+@pytest.mark.parametrize(
+    ("fields", "near"),
+    [
+        ({"solvers": ("dimm",)}, "ddim"),
+        ({"solvers": ("ddim(grid=karas)",)}, "karras"),
+        ({"metrics": ("trajectry",)}, "trajectory"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(fields: dict[str, Any], near: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"did you mean '{near}'"):
+        cells(sweep(**fields), GMM)
+
+
+def test_keys_do_not_depend_on_order_or_repetition() -> None:
+    ordered = keys(solvers=("ddim", "dpmpp_2m"), nfe=(5, 8), metrics=("trajectory", "frechet_exact"))
+    other = keys(solvers=("dpmpp_2m", "ddim", "ddim"), nfe=(8, 5, 5), metrics=("frechet_exact", "trajectory"))
+    assert ordered == other
+    assert len(ordered) == 4
+
+
+def test_keys_do_not_depend_on_latency() -> None:
+    assert keys(latency=False) == keys(latency=True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"seed": 1},
+        {"samples": 11},
+        {"guidance": 1.5},
+        {"dtype": "float64"},
+        {"nfe": (7,)},
+        {"metrics": ("trajectory",)},
+        {"solvers": ("dpmpp_2m",)},
+        {"solvers": ("ddim(eta=0.1)",)},
+        {"solvers": ("ddim(grid=karras)",)},
+        {"solvers": ("ddim(t_end=0.002)",)},
+        {"solvers": ("ddim(t_start=0.9)",)},
+        {"solvers": ("ddim(denoise_to_zero=true)",)},
+    ],
+)
+def test_whatever_changes_the_numbers_changes_the_key(fields: dict[str, Any]) -> None:
+    assert cell(**fields).key != cell().key
+
+
+def test_other_weights_change_the_key() -> None:
+    assert replace(cell(), digest="0").key != cell().key
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ddim", "ddim(eta=0)"),
+        ("ddim", "ddim(grid=uniform, denoise_to_zero=false)"),
+        ("dpmpp_2m", "dpmpp_2m(lower_order_final=below_10)"),
+        ("heun(grid=edm, t_end=1e-2)", "heun(t_end=0.01,grid=edm)"),
+    ],
+)
+def test_two_spellings_of_a_plan_are_one_cell(one: str, other: str) -> None:
+    found, _ = cells(sweep(solvers=(one, other), nfe=(5, 9)), GMM)
+    assert [(c.solver, c.plan.nfe) for c in found] == [(one, 5), (one, 9)]
+
+
+def test_the_last_bits_of_a_plan_do_not_change_the_key() -> None:
+    assert perturbed(cell(), scaled(1 + 1e-13)).key == cell().key
+
+
+def test_a_digit_of_a_plan_changes_the_key() -> None:
+    def later(i: Instruction) -> Instruction:
+        return replace(i, t=i.t * (1 - 1e-6)) if isinstance(i, Evaluate) else i
+
+    assert perturbed(cell(), scaled(1 + 1e-6)).key != cell().key
+    assert perturbed(cell(), later).key != cell().key
+    assert replace(cell(), plan=replace(cell().plan, order=2)).key != cell().key
+
+
+def test_a_key_is_that_of_any_process() -> None:
+    """Pinned: results made elsewhere or earlier are found again; if it must change, raise spec.FORMAT."""
+    assert cell().key == "b5de87a9b39901966d84f26af0b014fcc0623cfedb8bb97656c74f407ee5b84c"

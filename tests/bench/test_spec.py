@@ -1,0 +1,107 @@
+"""Sweeps as people write them: defaults, YAML and refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import solvers
+from bench.checkpoints import load
+from bench.errors import UsageError
+from bench.spec import Sweep, read_sweep
+
+
+def refusal(path: Path | None, **overrides: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        read_sweep(path, overrides)
+    return str(caught.value)
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_default_sweep_is_the_documented_one() -> None:
+    sweep = read_sweep(None, {})
+    assert sweep == Sweep()
+    assert sweep.checkpoint == "digits"
+    assert sweep.solvers == tuple(solvers.names())
+    assert sweep.nfe == (5, 6, 8, 10, 12, 15, 20)
+    assert (sweep.samples, sweep.seed, sweep.guidance, sweep.dtype) == (2000, 0, 1.0, "float32")
+    assert (sweep.metrics, sweep.latency) == (None, True)
+
+
+def test_a_file_is_read_and_overrides_win(tmp_path: Path) -> None:
+    path = written(tmp_path, "checkpoint: gmm\nsolvers: [ddim, 'heun(grid=karras)']\nnfe: [5, 9]\nsamples: 100\n")
+    sweep = read_sweep(path, {"samples": 7, "seed": 3})
+    assert sweep == Sweep(
+        checkpoint="gmm", solvers=("ddim", "heun(grid=karras)"), nfe=(5, 9), samples=7, seed=3, guidance=1.0
+    )
+
+
+def test_a_definition_leaves_nothing_to_defaults() -> None:
+    gmm = load("gmm")
+    definition = Sweep(checkpoint="gmm").definition(gmm)
+    assert definition.keys() == {*Sweep.model_fields, "digest"}
+    assert definition["metrics"] == list(gmm.metrics)
+    assert definition["digest"] == gmm.digest
+    assert None not in definition.values()
+
+
+def test_an_unknown_key_is_named_with_its_line_and_the_nearest(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path, "checkpoint: gmm\n\nsolver: [ddim]\n"))
+    assert "line 3" in message
+    assert "'solver': did you mean 'solvers'?" in message
+
+
+def test_a_bad_value_is_named_with_its_line_unless_it_was_overridden(tmp_path: Path) -> None:
+    path = written(tmp_path, "checkpoint: gmm\nnfe: [5, 0]\nsamples: 1\n")
+    assert "sweep.yaml, line 2: nfe = 0" in refusal(path)
+    message = refusal(path, nfe=[-1])
+    assert message.startswith("nfe = -1")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("seed: 1\nnfe: [5\n", 3), ("a: b: c\n", 1), ("nfe: [5]\n\tseed: 0\n", 2), ("seed: 1\n}", 2)]
+)
+def test_malformed_yaml_is_refused_by_its_line(tmp_path: Path, text: str, line: int) -> None:
+    message = refusal(written(tmp_path, text))
+    assert f"line {line}" in message
+    assert "not YAML" in message
+
+
+@pytest.mark.parametrize("text", ["", "- ddim\n", "ddim\n"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    assert "must hold a mapping" in refusal(written(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert "nowhere.yaml" in refusal(tmp_path / "nowhere.yaml")
+
+
+def test_an_impossible_date_is_refused_like_other_rubbish(tmp_path: Path) -> None:
+    try:
+        read_sweep(written(tmp_path, "seed: 2020-13-45\n"), {})
+    except UsageError:
+        return
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("nfe", [n]) for n in (0, -1, 2.5, "x", True, None)),
+        *(("samples", n) for n in (0, 1, -3, 2.5, "many", True)),
+        *(("seed", n) for n in (-1, 2**64, 0.5)),
+        *(("guidance", g) for g in (float("nan"), float("inf"), "strong")),
+        ("nfe", []),
+        ("nfe", 5),
+        ("solvers", []),
+        ("dtype", "float16"),
+        ("checkpoint", 3),
+        ("latency", "perhaps"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_by_its_key(key: str, value: Any) -> None:
+    assert refusal(None, **{key: value}).startswith(f"{key} = ")

@@ -30,6 +30,7 @@ def _save(path: Path, name: str, pictures: list[tuple[int, NDArray[np.uint8]]]) 
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(11, 3.3), layout="constrained")
         figure.suptitle(f"{name}: the same noise at two budgets", fontsize=12)
+        figure.get_layout_engine().set(wspace=0.1)
         for axes, (nfe, images) in zip(figure.subplots(1, 2), pictures, strict=True):
             axes.imshow(_tile(images), cmap="gray" if images.shape[1] == 1 else None, vmin=0, vmax=255)
             axes.set_title(f"{nfe} network calls", fontsize=12)

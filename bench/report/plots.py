@@ -43,11 +43,11 @@ def _panels(table: pd.DataFrame, metrics: list[str], draw: Callable[[Axes, pd.Da
     """One panel a metric, one legend for all."""
     figure = Figure(figsize=(1 + 5.5 * len(metrics), 4.6), layout="constrained")
     first = table.iloc[0]
-    figure.suptitle(f"{first['checkpoint']}, {first['samples']:,} samples a point, seed {first['seed']}", fontsize=12)
+    figure.suptitle(f"{first['checkpoint']}, seed {first['seed']}", fontsize=12)
     for axes, metric in zip(np.ravel(figure.subplots(1, len(metrics))), metrics, strict=True):
         rows = table[table["metric"] == metric]
         draw(axes, rows)
-        axes.set_title(title(metric), fontsize=12)
+        axes.set_title(f"{title(metric)} (n = {rows['n'].iloc[0]:,})", fontsize=12)
     figure.axes[-1].legend(loc="best", fontsize=11)
     return figure
 
@@ -86,15 +86,17 @@ def _against_latency(axes: Axes, rows: pd.DataFrame) -> None:
     batch = batches_of(rows)[-1]
     rows = rows.assign(ms=rows[f"latency_batch{batch}_ms"] / batch)
     for name, of_solver, style in _curves(rows):
-        axes.errorbar(
-            of_solver["ms"], of_solver["value"], 2 * of_solver["se"], label=name, capsize=3, linestyle="none", **style
-        )
-        for _, point in of_solver.iterrows():
-            axes.annotate(point["nfe"], (point["ms"], point["value"]), (5, 5), textcoords="offset points", fontsize=9)
+        line = {"linestyle": ":", "linewidth": 1, "capsize": 3, "label": name}
+        axes.errorbar(of_solver["ms"], of_solver["value"], 2 * of_solver["se"], **line, **style)
+        for at in (0, -1):  # the ends say which way the budget grows; all labels would overlap
+            point = of_solver.iloc[at]
+            place = (point["ms"], point["value"])
+            text = {"textcoords": "offset points", "fontsize": 10, "color": style["color"]}
+            axes.annotate(point["nfe"], place, (6, 6), **text)
     front = rows.sort_values("ms")
     front = front[front["value"] < front["value"].cummin().shift(fill_value=np.inf)]
     axes.plot(front["ms"], front["value"], color="#888888", zorder=0, drawstyle="steps-post", label="Pareto front")
-    axes.set(xscale="log", yscale="log", xlabel=f"milliseconds a sample, batch {batch}; labels: NFE")
+    axes.set(xscale="log", yscale="log", xlabel=f"milliseconds a sample, batch {batch}; numbers: NFE at both ends")
     axes.set_ylabel("Fréchet distance (±2 s.e.)")
     _plain_ticks(axes)
 

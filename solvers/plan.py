@@ -62,7 +62,10 @@ class Plan:
     def __post_init__(self) -> None:
         if not all(isinstance(value, Option) for _, value in self.options):
             raise PlanError(f"options must be booleans, numbers or words, not {self.options}")
-        Grid(self.schedule, self.times)  # whose own checks hold for a plan's times
+        try:
+            Grid(self.schedule, self.times)
+        except (ValueError, TypeError) as error:
+            raise PlanError(str(error)) from error
         if self.predicts not in PREDICTIONS:
             raise PlanError(f"predicts must be one of {', '.join(PREDICTIONS)}, not {self.predicts!r}")
         if not self.instructions or isinstance(self.instructions[-1], Evaluate):

@@ -76,6 +76,7 @@ def run(
 ) -> tuple[Record, dict[str, NDArray[Any]]]:
     """The cell's record and its arrays; `progress` hears of every chunk's samples."""
     sampler = Sampler(cell, checkpoint, device)
+    metrics = {name: m for name, m in metrics.items() if not (m.of_ode and cell.plan.draws)}
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in metrics} | {"images": []}
     seconds = 0.0
     for start in range(0, cell.samples, batch):

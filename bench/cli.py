@@ -1,5 +1,6 @@
 """The command line.  Heavy imports stay inside commands, so that --help answers at once."""
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ Nfe = Annotated[Any, typer.Option("--nfe", parser=budgets, metavar="N,N,...", he
 Samples = Annotated[Any, typer.Option("--samples", parser=whole, metavar="N", help="Samples a cell.")]
 Seed = Annotated[Any, typer.Option("--seed", parser=whole, metavar="N", help="Seed of the noise all cells share.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Results folder; default results/local-<checkpoint>.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Results folder; default results/local-…")]
 Folder = Annotated[Path, typer.Argument(help="A results folder.")]
 
 
@@ -52,6 +53,7 @@ def _job(
     device: str,
     out: Path | None,
 ) -> "Job":
+    from bench.files import sha256
     from bench.runner import prepare
     from bench.spec import read_sweep, split_list
 
@@ -62,8 +64,11 @@ def _job(
         "samples": samples,
         "seed": seed,
     }
-    sweep = read_sweep(file, {k: v for k, v in given.items() if v is not None})
+    given = {k: v for k, v in given.items() if v is not None}
+    sweep = read_sweep(file, given)
     name = f"local-{file.stem}" if file else f"local-{Path(sweep.checkpoint).name}"
+    if given.keys() - {"checkpoint"}:  # another sweep than the default one gets a folder of its own
+        name += f"-{sha256(json.dumps(given, sort_keys=True).encode())[:6]}"
     return prepare(sweep, out or Path("results") / name, device)
 
 
@@ -79,12 +84,16 @@ def sweep(
     out: Out = None,
 ) -> None:
     """Run a sweep, or what is left of it, and write its tables and plots.  Exit code 1 when a cell failed."""
+    from bench.forkserver import start_server
+
+    start_server()  # first, so that its imports run beside ours
     from rich.console import Console
 
     from bench.report import write_report
     from bench.show import progress
 
     job = _job(file, checkpoint, solvers, nfe, samples, seed, device, out)
+    job.open()
     console, pending = Console(stderr=True), job.pending
     for line in job.skipped:
         console.print(f"skipped: {line}", highlight=False)
@@ -150,7 +159,7 @@ def train(
     name: Annotated[str, typer.Argument(help="digits, digits_features or gmm")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the weights; default trained/<name>.")] = None,
     steps: Annotated[Any, typer.Option("--steps", parser=whole, metavar="N", help="Other than the recipe's.")] = None,
-    seed: Annotated[Any, typer.Option("--seed", parser=whole, metavar="N", help="Of weights and batches.")] = 0,
+    seed: Annotated[Any, typer.Option("--seed", parser=whole, metavar="N", help="Of weights and batches.")] = "0",
 ) -> None:
     """Make a shipped checkpoint again by its recipe, with its model card."""
     from rich.console import Console
@@ -164,9 +173,15 @@ def train(
         raise did_you_mean("recipe", name, list(RECIPES))
     if steps is not None and steps < 1:
         raise UsageError(f"--steps {steps}: give at least 1")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"--seed {seed}: give a whole number from 0 to 2^63 - 1")
     folder = out or Path("trained") / name
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--out {folder} is there already: give a new or empty folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {folder} cannot be made: {error.strerror}") from error
     with training_progress(Console(stderr=True), name, steps or RECIPES[name][1].steps) as on_step:
         run_recipe(name, folder, steps, seed, on_step)
     print(f"wrote {folder}")

@@ -5,7 +5,6 @@ bare network calls on the same inputs, so that drift hits both.  What remains, t
 overhead.  On a CPU the process is forked afresh for each cell, so that its peak resident set is the cell's own.
 """
 
-import multiprocessing
 import resource
 import statistics
 import time
@@ -18,10 +17,11 @@ import torch
 
 from bench.cell import Sampler
 from bench.checkpoints import load
+from bench.forkserver import start_server
 from bench.spec import Cell
 
 BATCHES = (1, 256)
-WARM_UP, ROUNDS = 1, 5
+WARM_UP, ROUNDS = 0.1, 5  # seconds, at least one trajectory; rounds that count
 
 
 def measure_apart(name: str, cell: Cell, device: torch.device) -> dict[str, Any]:
@@ -32,9 +32,7 @@ def measure_apart(name: str, cell: Cell, device: torch.device) -> dict[str, Any]
     threads = torch.get_num_threads()
     if device.type == "cuda":
         return measure(name, cell, device, threads)
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["bench.measure"])
-    with ProcessPoolExecutor(1, mp_context=server) as pool:
+    with ProcessPoolExecutor(1, mp_context=start_server()) as pool:
         return pool.submit(measure, name, cell, device, threads).result()
 
 
@@ -61,7 +59,11 @@ def _latency(sampler: Sampler, cell: Cell, batch: int) -> dict[str, Any]:
         for _ in range(cell.plan.nfe):
             sampler.denoiser(x_T, t, None, cond)
 
-    rounds = [(_timed(trajectory, sampler), _timed(calls, sampler)) for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
+    begin, warmed = time.perf_counter(), 0.0
+    while warmed < WARM_UP:  # thread pools, caches and clocks settle in time, not in calls
+        _timed(trajectory, sampler)
+        warmed = time.perf_counter() - begin
+    rounds = [(_timed(trajectory, sampler), _timed(calls, sampler)) for _ in range(ROUNDS)]
     total = [a for a, _ in rounds]
     low, high = np.quantile(total, [0.25, 0.75])
     return {

@@ -14,7 +14,7 @@ from bench.checkpoints import Checkpoint, load
 from bench.environment import environment
 from bench.errors import UsageError
 from bench.executors.local import Failure, execute
-from bench.measure import BATCHES, ROUNDS, WARM_UP
+from bench.measure import BATCHES, ROUNDS
 from bench.metrics import METRICS, Context
 from bench.spec import Cell, Sweep, cells
 from bench.store import Store
@@ -35,11 +35,9 @@ class Job:
 
     @property
     def definition(self) -> dict[str, Any]:
-        """The sweep with nothing left to defaults, and its cells: which budgets of each solver."""
-        budgets: dict[str, list[int]] = {}
-        for cell in self.cells:
-            budgets.setdefault(cell.solver, []).append(cell.plan.nfe)
-        return self.sweep.definition(self.checkpoint) | {"cells": budgets}
+        """The sweep with nothing left to defaults, and the keys of its cells: what belongs to its results."""
+        keys = {cell.key: [cell.solver, cell.plan.nfe] for cell in self.cells}
+        return self.sweep.definition(self.checkpoint) | {"cells": keys}
 
     @property
     def pending(self) -> list[Cell]:
@@ -50,7 +48,7 @@ class Job:
         return sum(cell.plan.nfe * (cell.samples + self._timed_samples()) for cell in self.pending)
 
     def _timed_samples(self) -> int:
-        return 2 * (WARM_UP + ROUNDS) * sum(BATCHES) if self.sweep.latency else 0
+        return 2 * ROUNDS * sum(BATCHES) if self.sweep.latency else 0
 
     def estimate(self) -> float:
         """Seconds the pending cells will take, from a few network calls timed now and the measured cost of a cell."""
@@ -66,9 +64,12 @@ class Job:
         around = 0.6 if self.sweep.latency else 0.1  # features, distances, a process, the disk: seconds a cell
         return self.calls() * min(times) / len(x_T) + around * len(self.pending)
 
-    def run(self, command: str, on_chunk: Callable[[Cell, int], None]) -> list[Failure]:
-        """Run the pending cells into the results folder, noting the command; returns those that failed."""
+    def open(self) -> None:
+        """Make the results folder this sweep's; raises UsageError when it is another's or cannot be written."""
         self.store.open(self.definition)
+
+    def run(self, command: str, on_chunk: Callable[[Cell, int], None]) -> list[Failure]:
+        """Run the pending cells into the opened folder, noting the command; returns those that failed."""
         if self.pending:
             when = datetime.now(UTC).isoformat(timespec="seconds")
             self.store.log_run({"command": command, "started": when, "environment": environment(self.device)})

@@ -64,16 +64,16 @@ def print_plan(job: Job) -> None:
 def print_status(store: Store) -> None:
     """Counts, and the last cause of each failure that no later run mended."""
     definition = store.definition()
+    wanted = {key: (solver, nfe) for key, (solver, nfe) in definition["cells"].items()}
     done = {record["key"] for record in store.records()}
     attempts = sorted((store.folder / "attempts").glob("*.json"))
     failed = [path.stem for path in attempts if path.stem not in done]
-    budgets = {(record["cell"]["solver"], record["cell"]["nfe"]) for record in store.records()}
-    wanted = [(solver, nfe) for solver, all_nfe in definition["cells"].items() for nfe in all_nfe]
-    left = [cell for cell in wanted if cell not in budgets]
+    left = [cell for key, cell in wanted.items() if key not in done]
     print(f"{store.folder}: {definition['checkpoint']}, {len(done)} cells done, {len(failed)} failed, {len(left)} left")
-    for solver, all_nfe in definition["cells"].items():
-        todo = [str(nfe) for nfe in all_nfe if (solver, nfe) in left]
-        print(f"  {solver}: {len(all_nfe) - len(todo)} of {len(all_nfe)}{'; left: ' if todo else ''}{' '.join(todo)}")
+    for solver in dict.fromkeys(name for name, _ in wanted.values()):
+        todo = [str(nfe) for name, nfe in left if name == solver]
+        count = sum(name == solver for name, _ in wanted.values())
+        print(f"  {solver}: {count - len(todo)} of {count}{'; left: ' if todo else ''}{' '.join(todo)}")
     for key in failed:
         last = store.failures(key)[-1]
         print(f"  failed: {last['cell']['solver']} nfe={last['cell']['nfe']}: {last['cause']}")

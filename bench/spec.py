@@ -20,6 +20,7 @@ from bench.metrics import METRICS
 from solvers.tracer import build
 
 FORMAT = 1  # of the key: raise it when the same fields come to mean another computation
+TIMES = ("t_start", "t_end")
 COMMA = re.compile(r",(?![^()]*\))")  # between the items of a list, not inside an item's parentheses
 
 
@@ -30,12 +31,12 @@ class Sweep(BaseModel):
 
     checkpoint: str = "digits"
     solvers: tuple[str, ...] = Field(default_factory=lambda: tuple(solvers.names()), min_length=1)
-    nfe: tuple[Annotated[StrictInt, Field(ge=1)], ...] = Field((5, 6, 8, 10, 12, 15, 20), min_length=1)
+    nfe: tuple[Annotated[StrictInt, Field(ge=1, le=10_000)], ...] = Field((5, 6, 8, 10, 12, 15, 20), min_length=1)
     samples: Annotated[StrictInt, Field(ge=2)] = 2000
     seed: Annotated[StrictInt, Field(ge=0, lt=2**64)] = 0
     guidance: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     dtype: Literal["float32", "float64"] = "float32"
-    metrics: tuple[str, ...] | None = None
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     latency: bool = True
 
     def definition(self, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         text = path.read_text()
         root, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except (OSError, ValueError) as error:  # a ValueError is bytes that are no text, or a date that is none
+    except (OSError, ValueError, RecursionError) as error:  # bytes that are no text, dates that are none, [[[[…
         raise UsageError(f"cannot read {path}: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -198,7 +199,9 @@ def _plans(text: str, sweep: Sweep, checkpoint: Checkpoint) -> tuple[list[solver
     """The plans of one solver at every budget it can spend, and why not at the others."""
     name, options = parse_solver(text)
     method = solvers.method(name)
-    where = {k: options.pop(k) for k in ("grid", "t_start", "t_end") if k in options}
+    where = {k: options.pop(k) for k in ("grid", *TIMES) if k in options}
+    if not isinstance(where.get("grid", ""), str) or not all(isinstance(where.get(k, 0.0), int | float) for k in TIMES):
+        raise UsageError(f"solver {text!r}: grid is a word; t_start and t_end are numbers")
     plans, skipped = [], []
     for nfe in dict.fromkeys(sweep.nfe):
         try:

@@ -39,7 +39,7 @@ class Store:
             definition = json.loads((self.folder / "sweep.json").read_text())
         except (OSError, ValueError) as error:
             raise UsageError(f"{self.folder} is not a results folder: no readable sweep.json in it") from error
-        if not isinstance(definition, dict):
+        if not isinstance(definition, dict) or not {"checkpoint", "digest", "cells"} <= definition.keys():
             raise UsageError(f"{self.folder} is not a results folder: its sweep.json is no definition")
         return definition
 
@@ -57,6 +57,8 @@ class Store:
         there = self.definition()
         if different := [k for k in {**there, **definition} if there.get(k) != definition.get(k)]:
             key = different[0]
+            if key == "cells":
+                raise UsageError(f"--out {self.folder} holds other cells: a solver changed; give another folder")
             raise UsageError(
                 f"--out {self.folder} was made by another sweep: its {key} is {there.get(key)!r}, "
                 f"not {definition.get(key)!r}; give another folder"
@@ -97,9 +99,12 @@ class Store:
         return list(json.loads(path.read_text())) if path.exists() else []
 
     def records(self) -> Iterator[Record]:
-        """Every finished cell's record, by key."""
+        """Every finished cell's record, by key; raises UsageError for a corrupted one."""
         for path in sorted((self.folder / "cells").glob("*.json")):
-            yield json.loads(path.read_text())
+            try:
+                yield json.loads(path.read_text())
+            except ValueError as error:
+                raise UsageError(f"{path} is corrupted: delete it and run the sweep again") from error
 
     def sidecar(self, key: str) -> dict[str, NDArray[Any]]:
         """The arrays kept beside a record; empty where they were not kept."""

@@ -54,8 +54,8 @@ class Registry:
         if ":" in name:
             try:
                 return _load(name)
-            except (ImportError, AttributeError, OSError, ValueError, TypeError) as error:
-                raise UnknownNameError(f"unknown {self.kind} {name!r}: {error}") from error
+            except (Exception, SystemExit) as error:  # a plug-in's own code may fail in any way
+                raise UnknownNameError(f"unknown {self.kind} {name!r}: {type(error).__name__}: {error}") from error
         raise did_you_mean(self.kind, name, self.names())
 
 

@@ -24,7 +24,13 @@ def load(name: str) -> Checkpoint:
         if not isinstance(found, Checkpoint):
             raise UsageError(f"checkpoint {name!r} gave a {type(found).__name__}, not a bench.checkpoints.Checkpoint")
         return found
-    return CHECKPOINTS.get(read_card(folder)["checkpoint"])(read_bundle(folder))
+    kind = str(read_card(folder)["checkpoint"])
+    try:
+        return CHECKPOINTS.get(kind)(read_bundle(folder))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise UsageError(
+            f"{folder} does not hold a checkpoint of kind {kind!r}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 __all__ = ["CHECKPOINTS", "Checkpoint", "load"]

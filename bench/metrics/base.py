@@ -60,6 +60,7 @@ class Metric(ABC):
 
     name: str
     needs: str
+    of_ode = False  # whether it means nothing for a sampler that draws noise on its way
 
     def __init__(self, context: Context) -> None:
         """Raises UsageError when the checkpoint cannot give what the metric needs."""

@@ -26,7 +26,8 @@ class TrajectoryError(Metric):
     """Root mean square and 95th percentile over samples of the per-sample RMS difference, in units of the data."""
 
     name = "trajectory"
-    needs = "nothing"
+    needs = "a sampler without noise of its own"
+    of_ode = True
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -88,6 +89,8 @@ def solve(context: Context, t_start: float, t_end: float) -> NDArray[np.float64]
     first, last = (-float(schedule.lam(t)) for t in (t_start, t_last))
     y_T = (x_T / float(schedule.alpha(t_start))).flatten().numpy()
     solution = solve_ivp(slope, (first, last), y_T, "DOP853", rtol=RTOL, atol=ATOL)
+    if not solution.success:
+        raise RuntimeError(f"the reference ODE could not be solved: {solution.message}")
     y = solution.y[:, -1]
     x = predict(y, last, "data").numpy() if t_end == 0 else y * level(last)[1]
     return np.asarray(x.reshape(len(x_T), -1))

@@ -41,7 +41,9 @@ def _save(path: Path, name: str, pictures: list[tuple[int, NDArray[np.uint8]]]) 
 
 def _tile(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(N, C, H, W) -> one picture of ROWS x COLUMNS images with a white line between them."""
-    padded = np.pad(images[: ROWS * COLUMNS], ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=255)
+    images = images[: ROWS * COLUMNS]
+    blanks = -len(images) % COLUMNS  # a last row that is not full ends in white
+    padded = np.pad(images, ((0, blanks), (0, 0), (0, 1), (0, 1)), constant_values=255)
     _, C, H, W = padded.shape
     tiled = padded.reshape(-1, COLUMNS, C, H, W).transpose(0, 3, 1, 4, 2).reshape(-1, COLUMNS * W, C)
     return tiled[:-1, :-1].squeeze(-1) if C == 1 else tiled[:-1, :-1]

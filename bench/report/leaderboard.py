@@ -42,7 +42,7 @@ def leaderboard(table: pd.DataFrame, definition: Mapping[str, Any]) -> str:
         f"{first['threads']} threads.  Columns are network calls (NFE), counted.  Lower is better everywhere.",
         "Numbers are value ± standard error.  Bold: the best of its column and all that lie within two standard errors "
         "of the difference from it, the two taken as independent; since all cells share their noise, that is cautious. "
-        "A dash: the method cannot spend exactly that many calls.",
+        "A dash: no finished cell; the method cannot spend exactly that many calls, or `fewstep status` says why.",
     ]
     for metric in metrics_of(table):
         rows = table[table["metric"] == metric]

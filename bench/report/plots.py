@@ -31,10 +31,10 @@ def write_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
     """quality, latency and truncation figures of a tidy table; returns the files."""
     quality = [m for m in metrics_of(table) if m.startswith("frechet")]
     with mpl.rc_context(STYLE):
-        written = _save(folder / "quality", _panels(table, quality, _against_nfe))
+        written = _save(folder / "quality", _panels(table, quality, _against_nfe)) if quality else []
         if "trajectory_rmse" in set(table["metric"]):
             written += _save(folder / "truncation", _panels(table, ["trajectory_rmse"], _truncation))
-        if batches_of(table):
+        if quality and batches_of(table):
             written += _save(folder / "latency", _panels(table, quality[:1], _against_latency))
     return written
 
@@ -64,7 +64,7 @@ def _against_nfe(axes: Axes, rows: pd.DataFrame) -> None:
     for name, of_solver, style in _curves(rows):
         axes.errorbar(of_solver["nfe"], of_solver["value"], 2 * of_solver["se"], label=name, capsize=3, **style)
     axes.set(xscale="log", yscale="log", xlabel="network calls (NFE)", ylabel="Fréchet distance (±2 s.e.)")
-    _plain_ticks(axes, rows["nfe"])
+    _plain_ticks(axes, rows["value"].min(), rows["nfe"])
 
 
 def _truncation(axes: Axes, rows: pd.DataFrame) -> None:
@@ -74,7 +74,7 @@ def _truncation(axes: Axes, rows: pd.DataFrame) -> None:
         axes.errorbar(of_solver["nfe"], of_solver["value"], 2 * of_solver["se"], label=name + slope, capsize=3, **style)
     axes.set(xscale="log", yscale="log", xlabel="network calls (NFE)")
     axes.set_ylabel("RMSE to the exact ODE solution (±2 s.e.)\nslope: fit over each curve's upper half")
-    _plain_ticks(axes, rows["nfe"])
+    _plain_ticks(axes, rows["value"].min(), rows["nfe"])
 
 
 def _slope(rows: pd.DataFrame) -> float:
@@ -85,24 +85,25 @@ def _against_latency(axes: Axes, rows: pd.DataFrame) -> None:
     """Milliseconds a sample at the large batch; the Pareto front is what nothing beats in both."""
     batch = batches_of(rows)[-1]
     rows = rows.assign(ms=rows[f"latency_batch{batch}_ms"] / batch)
-    for name, of_solver, style in _curves(rows):
+    places = [(6, 6), (6, -14), (-18, -14)]  # neighbours often end close together
+    for i, (name, of_solver, style) in enumerate(_curves(rows)):
         line = {"linestyle": ":", "linewidth": 1, "capsize": 3, "label": name}
         axes.errorbar(of_solver["ms"], of_solver["value"], 2 * of_solver["se"], **line, **style)
         for at in (0, -1):  # the ends say which way the budget grows; all labels would overlap
             point = of_solver.iloc[at]
             place = (point["ms"], point["value"])
             text = {"textcoords": "offset points", "fontsize": 10, "color": style["color"]}
-            axes.annotate(point["nfe"], place, (6, 6), **text)
+            axes.annotate(point["nfe"], place, places[i % len(places)], **text)
     front = rows.sort_values("ms")
     front = front[front["value"] < front["value"].cummin().shift(fill_value=np.inf)]
     axes.plot(front["ms"], front["value"], color="#888888", zorder=0, drawstyle="steps-post", label="Pareto front")
     axes.set(xscale="log", yscale="log", xlabel=f"milliseconds a sample, batch {batch}; numbers: NFE at both ends")
     axes.set_ylabel("Fréchet distance (±2 s.e.)")
-    _plain_ticks(axes)
+    _plain_ticks(axes, rows["value"].min())
 
 
-def _plain_ticks(axes: Axes, budgets: pd.Series | None = None) -> None:
-    """Plain numbers on log axes; the budgets themselves on the axis of NFE."""
+def _plain_ticks(axes: Axes, lowest: float, budgets: pd.Series | None = None) -> None:
+    """Plain numbers on log axes down to half the lowest value; the budgets themselves on the axis of NFE."""
     if budgets is not None:
         axes.xaxis.set_major_locator(FixedLocator(sorted(budgets.unique())))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -111,6 +112,7 @@ def _plain_ticks(axes: Axes, budgets: pd.Series | None = None) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
+    axes.set_ylim(bottom=lowest / 2)  # bars that reach 0 have no end on a log axis
 
 
 def _save(path: Path, figure: Figure) -> list[Path]:

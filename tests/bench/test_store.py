@@ -16,7 +16,7 @@ from bench.errors import UsageError
 from bench.files import write_atomically, write_json
 from bench.store import Store
 
-DEFINITION = {"checkpoint": "gmm", "nfe": [5, 10], "seed": 0}
+DEFINITION = {"checkpoint": "gmm", "digest": "0", "cells": {}, "nfe": [5, 10], "seed": 0}
 WRITER = """
 import sys, itertools, numpy as np
 from pathlib import Path

@@ -4,6 +4,7 @@ d^2 = |mu - mu_r|^2 + tr(S + S_r - 2 (S_r^(1/2) S S_r^(1/2))^(1/2)).  Dowson & L
 arXiv 1706.08500.  Only on Inception features is this called FID; here each family of features has a name of its own.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,22 +94,9 @@ class Frechet(Metric):
         super().__init__(context)
         self.reference = self._reference()
 
+    @abstractmethod
     def _reference(self) -> Gaussian:
-        """By default, the features of the checkpoint's real images."""
-        if self.context.checkpoint.real is None:
-            raise UsageError(f"metric {self.name!r} needs real images, which {self.context.checkpoint.name} lacks")
-        images = self.context.checkpoint.real()
-        m = Moments.of(self.features(images))
-        source = {"data": f"{self.context.checkpoint.name} train", "n": m.n, "sha256": sha256(images.tobytes())}
-        return Gaussian(m.mean, m.covariance, source)
-
-    def features(self, images: NDArray[np.uint8]) -> Features:
-        raise NotImplementedError
-
-    def extract(self, chunk: Chunk) -> Features:
-        if chunk.images is None:
-            raise UsageError(f"metric {self.name!r} needs images, and {self.context.checkpoint.name} makes none")
-        return self.features(chunk.images)
+        """What samples are compared with; raises UsageError when the checkpoint lacks it."""
 
     def evaluate(self, features: Features, plan_times: tuple[float, ...]) -> list[Value]:
         m = Moments.of(features)
@@ -116,7 +104,28 @@ class Frechet(Metric):
         return [Value(self.name, value, se, m.n, self.family, self.reference.source)]
 
 
-class FrechetPixels(Frechet):
+class FrechetImages(Frechet):
+    """The distance of features of images to those of the checkpoint's real images."""
+
+    @abstractmethod
+    def features(self, images: NDArray[np.uint8]) -> Features:
+        """Features (N, d) of images (N, C, H, W)."""
+
+    def _reference(self) -> Gaussian:
+        if self.context.checkpoint.real is None:
+            raise UsageError(f"metric {self.name!r} needs real images, which {self.context.checkpoint.name} lacks")
+        images = self.context.checkpoint.real()
+        m = Moments.of(self.features(images))
+        source = {"data": f"{self.context.checkpoint.name} train", "n": m.n, "sha256": sha256(images.tobytes())}
+        return Gaussian(m.mean, m.covariance, source)
+
+    def extract(self, chunk: Chunk) -> Features:
+        if chunk.images is None:
+            raise UsageError(f"metric {self.name!r} needs images, and {self.context.checkpoint.name} makes none")
+        return self.features(chunk.images)
+
+
+class FrechetPixels(FrechetImages):
     """Between pixels in [-1, 1], after the samples were quantised to bytes."""
 
     name = "frechet_pixels"
@@ -127,7 +136,7 @@ class FrechetPixels(Frechet):
         return unquantise(images).reshape(len(images), -1).astype(np.float32)
 
 
-class FrechetDigits(Frechet):
+class FrechetDigits(FrechetImages):
     """Between features of the shipped digits classifier, taken through torch-fidelity's extractor."""
 
     name = "frechet_digits"

@@ -82,10 +82,8 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_impossible_date_is_refused_like_other_rubbish(tmp_path: Path) -> None:
-    try:
+    with pytest.raises(UsageError):
         read_sweep(written(tmp_path, "seed: 2020-13-45\n"), {})
-    except UsageError:
-        return
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from solvers.registry import did_you_mean
-from solvers.schedule import Array, Schedule, VPDiscrete
+from solvers.schedule import Array, RectifiedFlow, Schedule, VPDiscrete
 
 RHO = 7.0  # Karras et al. 2022, arXiv 2206.00364, Table 1
 
@@ -42,6 +42,12 @@ class Grid:
     def lam(self) -> Array:
         return self.schedule.lam(self.times)
 
+    @cached_property
+    def u(self) -> Array:
+        """sigma / alpha: EDM's noise level, whatever the schedule."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(self.sigma / self.alpha)
+
 
 def _uniform(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array:
     return np.linspace(t_start, t_end, N + 1)
@@ -69,6 +75,30 @@ def _logsnr(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array:
     first, last = _ends(schedule, t_start, t_end)
     t = schedule.t_of_lam(np.linspace(first, last, N + 1))
     return _pinned(t, t_start, t_end)
+
+
+def block_orders(k: int, N: int) -> list[int]:
+    """Orders of the singlestep solver's steps when N calls are spent at order k or below: k, ..., k and the rest.
+
+    Order 3 ends on 2, 1 where nothing is left over.  Lu et al. 2022, arXiv 2206.00927, Section 3.3 ("fast").
+    """
+    full, rest = divmod(N, k)
+    if k == 3 and rest == 0:
+        return [3] * (full - 1) + [2, 1]
+    return [k] * full + [rest] * (rest > 0)
+
+
+def _blocks(k: int) -> Callable[[Schedule, int, float, float], Array]:
+    """Blocks equal in lambda, one a singlestep update, each divided into as many equal steps as it has calls."""
+
+    def grid(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array:
+        first, last = _ends(schedule, t_start, t_end)
+        orders = block_orders(k, N)
+        edges = np.linspace(first, last, len(orders) + 1)
+        inner = [np.linspace(edges[b], edges[b + 1], n + 1)[:-1] for b, n in enumerate(orders)]
+        return _pinned(schedule.t_of_lam(np.append(np.concatenate(inner), last)), t_start, t_end)
+
+    return grid
 
 
 def _karras(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array:
@@ -108,15 +138,30 @@ def _trailing(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array
     return _labels(schedule, np.append(np.arange(T, 0, -T / N)[:N].round() - 1, -1.0))
 
 
+def _shifted(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array:
+    """Uniform, shifted towards the noise by the flow's own factor, the last step landing on the data.
+
+    Esser et al. 2024, arXiv 2403.03206, Eq. (23).
+    """
+    if not isinstance(schedule, RectifiedFlow):
+        raise ValueError(f"the shifted grid needs a RectifiedFlow schedule, not {type(schedule).__name__}")
+    k = schedule.shift
+    t = np.linspace(t_start / (k - (k - 1) * t_start), 0.0, N + 1)
+    return _pinned(k * t / (1 + (k - 1) * t), t_start, 0.0)
+
+
 GRIDS: dict[str, Callable[[Schedule, int, float, float], Array]] = {
     "uniform": _uniform,
     "quadratic": _quadratic,
     "logsnr": _logsnr,
+    "logsnr_2": _blocks(2),
+    "logsnr_3": _blocks(3),
     "karras": _karras,
     "edm": _edm,
     "leading": _leading,
     "linspace": _linspace,
     "trailing": _trailing,
+    "shifted": _shifted,
 }
 
 

@@ -1,7 +1,7 @@
 """A plan is a sampler as data: a straight-line program of network calls and linear combinations.
 
 Immutable, validated on construction, printable as a table, JSON in and out.  Register 0 holds x_T; every instruction
-writes a register of its own; the last one written is the sample.
+writes a register of its own; the last one written is the sample.  Thresholding alone is not linear.
 """
 
 import json
@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 from solvers.grid import Grid
 from solvers.model import PREDICTIONS, Prediction
@@ -40,7 +40,23 @@ class Combine:
     noise: tuple[tuple[float, int], ...] = ()
 
 
-Instruction = Evaluate | Combine
+Rule = Literal["static", "dynamic"]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """out = the data prediction in `register` pulled back to the range of the data: a map that is not linear.
+
+    "static" clamps to [-1, 1]; "dynamic" clamps to [-S, S] and divides by S, where S is the larger of 1 and the 99.5 %
+    quantile of |x| in each sample.  Saharia et al. 2022, arXiv 2205.11487, Section 2.3.
+    """
+
+    out: int
+    register: int
+    rule: Rule
+
+
+Instruction = Evaluate | Threshold | Combine
 
 
 @dataclass(frozen=True)
@@ -68,7 +84,7 @@ class Plan:
             raise PlanError(str(error)) from error
         if self.predicts not in PREDICTIONS:
             raise PlanError(f"predicts must be one of {', '.join(PREDICTIONS)}, not {self.predicts!r}")
-        if not self.instructions or isinstance(self.instructions[-1], Evaluate):
+        if not self.instructions or not isinstance(self.instructions[-1], Combine):
             raise PlanError("a plan ends with a Combine that writes the sample")
         known = {0}
         for k, instruction in enumerate(self.instructions):
@@ -85,6 +101,10 @@ class Plan:
             if not 0 < instruction.t <= self.schedule.t_max * (1 + 1e-9):
                 raise PlanError(f"{where} calls the network at t = {instruction.t}, outside (0, {self.schedule.t_max}]")
             return
+        if isinstance(instruction, Threshold):
+            if instruction.rule not in get_args(Rule) or self.predicts != "data":
+                raise PlanError(f"{where}: {instruction.rule!r} must be static or dynamic, on data prediction")
+            return
         if not instruction.terms and not instruction.noise:
             raise PlanError(f"{where} has no terms")
         for c, r in instruction.terms + instruction.noise:
@@ -95,6 +115,20 @@ class Plan:
     def nfe(self) -> int:
         """Network calls."""
         return sum(isinstance(i, Evaluate) for i in self.instructions)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the sample is a linear map of x_T, the network's outputs and the noise."""
+        return not any(isinstance(i, Threshold) for i in self.instructions)
+
+    @cached_property
+    def buffers(self) -> int:
+        """The most registers that are alive at once, between two instructions."""
+        alive, most = 1, 1
+        for dead in self.dies:
+            alive += 1 - len(dead)
+            most = max(most, alive)
+        return most
 
     @property
     def draws(self) -> int:
@@ -149,13 +183,19 @@ class Plan:
 
 def reads(instruction: Instruction) -> tuple[int, ...]:
     """The registers an instruction reads."""
-    return (instruction.state,) if isinstance(instruction, Evaluate) else tuple(r for _, r in instruction.terms)
+    match instruction:
+        case Evaluate(state=register) | Threshold(register=register):
+            return (register,)
+        case Combine(terms=terms):
+            return tuple(r for _, r in terms)
 
 
 def _row(instruction: Instruction, letter: str) -> tuple[str, str, str]:
     """Left side, right side, remark; network outputs and states share one numbering of registers."""
     if isinstance(instruction, Evaluate):
         return f"r{instruction.out}", f"model(r{instruction.state})", f"{letter} at t = {instruction.t:.6g}"
+    if isinstance(instruction, Threshold):
+        return f"r{instruction.out}", f"{instruction.rule} threshold(r{instruction.register})", ""
     terms = [f"{c:+.6g} r{r}" for c, r in instruction.terms] + [f"{c:+.6g} z{k}" for c, k in instruction.noise]
     return f"r{instruction.out}", " ".join(terms).removeprefix("+"), ""
 
@@ -163,10 +203,14 @@ def _row(instruction: Instruction, letter: str) -> tuple[str, str, str]:
 def _to_dict(instruction: Instruction) -> dict[str, Any]:
     if isinstance(instruction, Evaluate):
         return {"out": instruction.out, "model": instruction.state, "t": instruction.t}
+    if isinstance(instruction, Threshold):
+        return {"out": instruction.out, "threshold": instruction.register, "rule": instruction.rule}
     return {"out": instruction.out, "terms": instruction.terms, "noise": instruction.noise}
 
 
 def _from_dict(d: Mapping[str, Any]) -> Instruction:
     if "model" in d:
         return Evaluate(d["out"], d["model"], d["t"])
+    if "threshold" in d:
+        return Threshold(d["out"], d["threshold"], d["rule"])
     return Combine(d["out"], *(tuple((c, r) for c, r in d[k]) for k in ("terms", "noise")))

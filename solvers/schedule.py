@@ -193,10 +193,19 @@ class EDM(Schedule):
 
 @dataclass(frozen=True)
 class RectifiedFlow(Schedule):
-    """Straight lines between data and noise: x = (1 - t) x_0 + t eps.  Liu et al. 2022, arXiv 2209.03003."""
+    """Straight lines between data and noise: x = (1 - t) x_0 + t eps.  Liu et al. 2022, arXiv 2209.03003.
+
+    `shift` is what the model's own "shifted" grid uses: 3 for Stable Diffusion 3, for instance.
+    """
+
+    shift: float = 1.0
 
     t_max = 1.0
     t_end = 1e-3
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise ValueError(f"shift must be positive, not {self.shift}")
 
     def alpha(self, t: ArrayLike) -> Array:
         return 1 - _float64(t)

@@ -7,16 +7,21 @@ symbols with +, - and *, so the code is the paper's.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import hypot
 from types import MappingProxyType
+from typing import Literal, cast, get_args
 
 import numpy as np
 
 from solvers.grid import Grid, explicit, make_grid
-from solvers.model import Prediction, conversion
-from solvers.plan import Combine, Evaluate, Instruction, Option, Plan
+from solvers.model import PREDICTIONS, Prediction, conversion
+from solvers.plan import Combine, Evaluate, Instruction, Option, Plan, Rule, Threshold
 from solvers.schedule import Schedule
 
 START = 0  # the register of x_T
+
+# What every method can do: end on the data prediction, threshold it, take the first step without a call.
+COMMON: Mapping[str, Option] = MappingProxyType({"denoise_to_zero": False, "thresholding": "none", "afs": False})
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,11 @@ def _sum(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
 class Tracer:
     """What a solver runs on: it hands out symbols and records the instructions they stand for."""
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, predicts: Prediction = "data", options: Mapping[str, Option] = COMMON) -> None:
         self.grid = grid
+        self.predicts = predicts
+        self.thresholding = cast(Rule | Literal["none"], options["thresholding"])
+        self.afs = options["afs"]
         self.instructions: list[Instruction] = []
         self._draws = 0
 
@@ -69,9 +77,22 @@ class Tracer:
 
     def model_at(self, x: Symbol, t: float) -> Symbol:
         """The network's output at state x and a time t off the grid: one call."""
+        if self.afs and not self.instructions:
+            return self._analytical(x, t)
         state = self._register(x)
         self.instructions.append(Evaluate(self._next(), state, float(t)))
+        if self.thresholding != "none":
+            self.instructions.append(Threshold(self._next(), self._next() - 1, self.thresholding))
         return Symbol({self.instructions[-1].out: 1.0})
+
+    def _analytical(self, x: Symbol, t: float) -> Symbol:
+        """The output at pure noise for data of variance 1, at no call: eps = x / sqrt(alpha^2 + sigma^2).
+
+        Dockhorn et al. 2022, arXiv 2210.05475, Appendix C.
+        """
+        alpha, sigma = float(self.grid.schedule.alpha(t)), float(self.grid.schedule.sigma(t))
+        A, B = conversion("noise", self.predicts, alpha, sigma)
+        return (A / hypot(alpha, sigma) + B) * x
 
     def state(self, x: Symbol) -> Symbol:
         """Write x to a register of its own; the last state written is the sample.  Terms that are 0 are dropped."""
@@ -85,10 +106,10 @@ class Tracer:
         self._draws += 1
         return Symbol(noise={self._draws - 1: 1.0})
 
-    def denoise(self, predicts: Prediction) -> None:
+    def denoise(self) -> None:
         """One more call, at the end of the grid, whose data prediction becomes the sample."""
         x, end = Symbol({self.instructions[-1].out: 1.0}), self.grid.steps
-        A, B = conversion(predicts, "data", self.grid.alpha[end], self.grid.sigma[end])
+        A, B = conversion(self.predicts, "data", self.grid.alpha[end], self.grid.sigma[end])
         self.state(A * self.model(x, end) + B * x)
 
     def _next(self) -> int:
@@ -108,20 +129,24 @@ class BudgetError(ValueError):
 class Method:
     """A solver: its algorithm and what is true of it whatever the budget.
 
-    `grids` maps a schedule's class name to the grid its authors use there, "*" standing for any other schedule.
+    `order` is its order of convergence, a function of its options where they change it; `predicts` is the
+    parametrisation it works in, unless it has an option of that name.  `grids` maps a schedule's class name to the grid
+    its authors use there, "*" standing for any other schedule.  `note` says where the official code and the paper part,
+    and which of them this is.
     """
 
     name: str
     trace: Callable[..., None]
-    order: int
+    order: int | Callable[[Mapping[str, Option]], int]
     predicts: Prediction
     grids: Mapping[str, str]
+    note: str = ""
 
     @property
     def defaults(self) -> dict[str, Option]:
         """The method's own options, which follow the tracer and the grid, and those that every method has."""
         parameters = list(inspect.signature(self.trace).parameters.values())[2:]
-        return {p.name: p.default for p in parameters} | {"denoise_to_zero": False}
+        return {p.name: p.default for p in parameters} | dict(COMMON)
 
     @property
     def summary(self) -> str:
@@ -147,23 +172,30 @@ class Method:
     def on(self, grid: Grid, options: Mapping[str, Option]) -> Plan:
         """The plan on a given grid; raises ValueError for unknown options."""
         resolved = self.resolve(options)
-        tracer = Tracer(grid)
-        self.trace(tracer, grid, **{k: v for k, v in resolved.items() if k != "denoise_to_zero"})
+        predicts = self._parametrisation(resolved)
+        tracer = Tracer(grid, predicts, resolved)
+        self.trace(tracer, grid, **{k: v for k, v in resolved.items() if k not in COMMON})
         times = grid.times
         if resolved["denoise_to_zero"]:
             if times[-1] == 0:
                 raise ValueError("denoise_to_zero=True: this grid ends on the data already")
-            tracer.denoise(self.predicts)
+            tracer.denoise()
             times = (*times, 0.0)
+        order = self.order(resolved) if callable(self.order) else self.order
         return Plan(
-            self.name,
-            tuple(resolved.items()),
-            self.order,
-            self.predicts,
-            grid.schedule,
-            times,
-            tuple(tracer.instructions),
+            self.name, tuple(resolved.items()), order, predicts, grid.schedule, times, tuple(tracer.instructions)
         )
+
+    def _parametrisation(self, resolved: Mapping[str, Option]) -> Prediction:
+        """What the network's outputs are converted to; raises ValueError where thresholding has no data to act on."""
+        predicts = resolved.get("predicts", self.predicts)
+        if predicts not in PREDICTIONS:
+            raise ValueError(f"{self.name}: predicts={predicts!r} is none of {', '.join(PREDICTIONS)}")
+        if resolved["thresholding"] not in ("none", *get_args(Rule)):
+            raise ValueError(f"{self.name}: thresholding={resolved['thresholding']!r} is none of none, static, dynamic")
+        if resolved["thresholding"] != "none" and predicts != "data":
+            raise ValueError(f"{self.name}: thresholding acts on data prediction, and this works in {predicts}")
+        return predicts
 
     def spend(self, nfe: int, grid_of: Callable[[int], Grid], options: Mapping[str, Option]) -> Plan:
         """The plan of exactly `nfe` calls, found by bisection over the number of steps, on which calls rise.
@@ -181,7 +213,7 @@ class Method:
                 return None
             return self.on(grid, options)
 
-        low, high = 1, nfe  # every step costs at least one call
+        low, high = 1, nfe + 1  # every step costs at least one call, but for an analytical first one
         while low < high:
             middle = (low + high) // 2
             tried = plan(middle)
@@ -194,12 +226,17 @@ class Method:
 
 
 def solver(
-    name: str, *, order: int, predicts: Prediction, grids: Mapping[str, str]
+    name: str,
+    *,
+    order: int | Callable[[Mapping[str, Option]], int],
+    predicts: Prediction,
+    grids: Mapping[str, str],
+    note: str = "",
 ) -> Callable[[Callable[..., None]], Method]:
     """Declare a solver; see Method for the arguments.  The decorated function becomes a Method."""
 
     def declare(trace: Callable[..., None]) -> Method:
-        return Method(name, trace, order, predicts, MappingProxyType({"*": "uniform", **grids}))
+        return Method(name, trace, order, predicts, MappingProxyType({"*": "uniform", **grids}), note)
 
     return declare
 
@@ -215,9 +252,9 @@ def build(
     options: Mapping[str, Option] = MappingProxyType({}),
 ) -> Plan:
     """The plan of `method` for a budget of calls on a named grid, or on explicit times."""
-    if times is not None and nfe is None:
+    if times is not None and nfe is None and grid is None and t_start is None and t_end is None:
         return method.on(explicit(schedule, times), options)
     if nfe is None or times is not None:
-        raise ValueError("give either nfe, a budget of network calls, or times, the grid itself")
+        raise ValueError("give either nfe, a budget of network calls, or times, the grid itself and nothing else of it")
     name = grid or method.default_grid(schedule)
     return method.spend(nfe, lambda steps: make_grid(name, schedule, steps, t_start, t_end), options)

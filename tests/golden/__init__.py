@@ -29,37 +29,62 @@ class Case:
     def id(self) -> str:
         return self.manifest["id"]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.manifest["options"]
+
+    def has(self, name: str) -> bool:
+        return name in self.manifest["arrays"]
+
     def array(self, name: str) -> NDArray[np.float64]:
-        return _arrays()[f"{self.id}/{name}"]
+        return _arrays()[self.manifest["arrays"][name]]
 
     @property
     def x_init(self) -> Tensor:
-        """The recorded start; the VP family shares one."""
-        arrays = _arrays()
-        return torch.from_numpy(arrays.get(f"{self.id}/x_init", arrays["x_T"]))
+        return torch.from_numpy(self.array("x_init"))
 
     @property
     def x_final(self) -> Tensor:
         return torch.from_numpy(self.array("x_final"))
 
     @property
+    def tolerance(self) -> float:
+        return self.manifest.get("tolerance_max_abs", 1e-9)
+
+    @property
     def guidance(self) -> float:
-        scale = self.manifest.get("guidance") or self.manifest["options"].get("guidance_scale")
+        scale = self.manifest.get("guidance") or self.options.get("guidance_scale")
         return float(scale or 1)
 
     @property
     def schedule(self) -> solvers.Schedule:
-        if (self.array("alpha") == 1).all():
-            sigma = self.array("sigma")
-            return solvers.EDM(sigma_max=float(sigma[0]))
+        """One that passes through the recorded levels; which one it is does not matter to the arithmetic."""
+        alpha, sigma = self.array("alpha"), self.array("sigma")
+        if (alpha == 1).all():
+            return solvers.EDM(sigma_max=2 * float(sigma[0]))  # room for what churn adds
+        if np.allclose(alpha + sigma, 1):
+            return solvers.RectifiedFlow()
         return solvers.VPLinear() if "vplin" in self.id else solvers.VPDiscrete.linear()
+
+    def times_of(self, alpha: NDArray[np.float64], sigma: NDArray[np.float64]) -> list[float]:
+        """The schedule's own times of recorded levels, in their order."""
+        with np.errstate(divide="ignore"):
+            return self.schedule.t_of_lam(np.log(alpha / sigma)).tolist()
 
     @property
     def times(self) -> list[float]:
-        """The recorded grid, in the schedule's own time."""
-        with np.errstate(divide="ignore"):
-            lam = np.log(self.array("alpha") / self.array("sigma"))
-        return np.unique(self.schedule.t_of_lam(lam))[::-1].tolist()  # Heun's recordings repeat their nodes
+        """The recorded grid, from noise to data; a node that was recorded twice (Heun's) stands once."""
+        return sorted(set(self.times_of(self.array("alpha"), self.array("sigma"))), reverse=True)
+
+    @property
+    def call_times(self) -> list[float]:
+        """Where the network was called, in order."""
+        return self.times_of(self.array("call_alpha"), self.array("call_sigma"))
+
+    @property
+    def noise(self) -> Tensor:
+        """The recorded draws, in order: this run's own, or the stream that the runs of the sigma family share."""
+        return torch.from_numpy(self.array("noise") if self.has("noise") else _arrays()["noise_stream"])
 
     def denoiser(self) -> solvers.Denoiser:
         guidance = solvers.Guidance(self.guidance, {"y": NO_CLASS})
@@ -82,5 +107,6 @@ def mixture() -> GaussianMixture:
     return GaussianMixture.random(0)
 
 
+@cache
 def cases() -> list[Case]:
     return [Case(entry) for entry in json.loads((HERE / "golden.json").read_text())]

@@ -1,57 +1,52 @@
-"""Copy the golden cases that the tests use out of the full recording: python select.py SOURCE_FOLDER.
+"""Copy the golden cases of the solvers out of the full recording: python select.py SOURCE_FOLDER.
 
-Left out, because the official code there is another method than the one of its name:
-- df-ddim-linspace: diffusers steps to t - T//N instead of the grid's next node, so state and model time disagree;
-- df-dpmpp2m_sigma_min on the Karras and Lu grids: the last node is repeated and its call wasted;
-- edmabl-*-ve-*: EDM's ablation sampler steps in t = sigma^2.
-
-SOURCE_FOLDER holds vp.json, vp.npz, edm.json and edm.npz; the selection is by the patterns below.
+SOURCE_FOLDER holds vp.json, vp.npz, edm.json and edm.npz.  Methods that learn from the model and distilled students
+have cases of their own and are not copied yet.  Equal arrays, such as the shared starts, are stored once: golden.npz
+holds arrays by digest, golden.json says which array is what in which case.
 """
 
+import hashlib
 import json
 import re
 import sys
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
-PATTERNS = {
-    "vp": r"dpmpp-S1-|ddim-gen|bdia-g0-|dpmpp-M2-(?!.*(taylor|thr))",
-    "edm": r"edm-heun(?!_)|edm-heun_rho3|ds-(euler|heun)-(?!.*afs)|ds-dpmpp2m_nothr(_nolof)?-(?!.*afs)"
-    r"|kd-(euler|heun|dpmpp_2m)-|df-(ddim-(?!linspace)|heun-)|df-dpmpp2m_(?!heun|eulerfinal|sigma_min-(karras|lu))|edmabl-edm-linear-none-euler",
+LATER = {
+    "vp": r"(dc|dcdiff|v3|ts|tsadm)-",
+    "edm": r"(amed|epd|gits|lcm|tcd|dmd2)-|cm-(onestep|multistep)-",
 }
-KEEP = ("x_init", "x_final", "alpha", "sigma", "noise")  # "noise" only where a case draws it
+ARRAYS = ("x_init", "x_final", "alpha", "sigma", "call_alpha", "call_sigma", "noise")
+ARRAYS += ("eps_coef", "x_coef", "deis_coeff", "noise_args", "history", "timesteps")
+ENTRIES = ("id", "schedule", "variant", "options", "steps", "nfe", "guidance", "tolerance_max_abs", "finite", "notes")
 
 
 def main(source: Path) -> None:
-    arrays, cases = {}, []
-    for family, pattern in PATTERNS.items():
-        manifest = json.loads((source / f"{family}.json").read_text())["cases"]
+    arrays: dict[str, NDArray[np.float64]] = {}
+    cases = []
+
+    def keep(array: NDArray[np.float64]) -> str:
+        digest = hashlib.sha256(array.tobytes() + str(array.shape).encode()).hexdigest()[:16]
+        arrays[digest] = array
+        return digest
+
+    for family, later in LATER.items():
         data = np.load(source / f"{family}.npz")
-        if "x_T" in data:
-            arrays["x_T"] = data["x_T"]
-        for case in manifest:
-            if not re.match(pattern, case["id"]):
+        for case in json.loads((source / f"{family}.json").read_text())["cases"]:
+            if re.match(later, case["id"]):
                 continue
-            keep = (
-                "id",
-                "schedule",
-                "variant",
-                "options",
-                "steps",
-                "nfe",
-                "guidance",
-                "tolerance_max_abs",
-                "noise_stream",
-            )
-            cases.append({"family": family} | {k: case[k] for k in keep if k in case})
-            for name in KEEP:
-                if f"{case['id']}/{name}" in data and (name != "noise" or "eta1" in case["id"]):
-                    arrays[f"{case['id']}/{name}"] = data[f"{case['id']}/{name}"]
+            held = {n: keep(data[f"{case['id']}/{n}"]) for n in ARRAYS if f"{case['id']}/{n}" in data}
+            if family == "vp":
+                held["x_init"] = keep(data["x_T"])
+            cases.append({"family": family} | {k: case[k] for k in ENTRIES if k in case} | {"arrays": held})
+    arrays["noise_stream"] = np.load(source / "edm.npz")["_shared_kd/noise_stream"]  # the same in all runs
     np.savez_compressed(HERE / "golden.npz", **arrays)
-    (HERE / "golden.json").write_text(json.dumps(cases, indent=0) + "\n")
-    print(f"{len(cases)} cases")
+    lines = ",\n".join(json.dumps(case) for case in cases)
+    (HERE / "golden.json").write_text(f"[\n{lines}\n]\n")
+    print(f"{len(cases)} cases, {len(arrays)} arrays")
 
 
 if __name__ == "__main__":

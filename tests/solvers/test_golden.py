@@ -1,36 +1,44 @@
-"""Every recorded run of the official implementations, reproduced number by number."""
+"""Every recorded run of the official implementations, reproduced number by number, or explained."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 import solvers
-from tests.golden import Case, cases
+from tests.golden import Case, cases, single_step
 
-RULES = {"dpmpp-": "below_10", "kd-": "never", "ds-": "always", "df-": "below_15"}
-
-
-def plan_of(case: Case) -> solvers.Plan:
-    """The plan that a recording's id names, on its recorded grid."""
-    options: dict[str, solvers.Option] = {"denoise_to_zero": "dtz" in case.id or "d2z" in case.id}
-    if re.match("(edm|ds|kd|df)-heun", case.id):
-        name = "heun"
-    elif re.match("dpmpp-M2|(kd|ds|df)-dpmpp", case.id):
-        name = "dpmpp_2m"
-        rule = next(rule for prefix, rule in RULES.items() if case.id.startswith(prefix))
-        options["lower_order_final"] = "never" if "nolof" in case.id else rule
-    else:
-        name = "ddim"
-        options["eta"] = 1.0 if "eta1" in case.id else 0.0
-    return solvers.plan(name, case.schedule, times=case.times, **options)
+FAMILIES = (single_step,)
+PLANS: dict[str, Callable[[Case], solvers.Plan]] = {p: f for family in FAMILIES for p, f in family.PLANS.items()}
+DRAWS: dict[str, Callable[[Case, solvers.Plan], Tensor]] = {
+    p: f for family in FAMILIES for p, f in getattr(family, "DRAWS", {}).items()
+}
+EXPLAINED: dict[str, str] = {p: why for family in FAMILIES for p, why in family.EXPLAINED.items()}
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: case.id)
+def claims(case: Case) -> list[str]:
+    return [pattern for pattern in PLANS if re.match(pattern, case.id)]
+
+
+def draws(case: Case, plan: solvers.Plan) -> Tensor:
+    """The draws that the official run used, one a draw of the plan."""
+    own = [f for pattern, f in DRAWS.items() if re.match(pattern, case.id)]
+    return own[0](case, plan) if own else case.noise
+
+
+@pytest.mark.parametrize("case", [c for c in cases() if claims(c)], ids=lambda case: case.id)
 def test_reproduces_the_official_run(case: Case) -> None:
-    plan, denoiser = plan_of(case), case.denoiser()
-    noise = torch.from_numpy(case.array("noise")) if plan.draws else torch.empty(0)
+    plan, denoiser = PLANS[claims(case)[0]](case), case.denoiser()
+    noise = draws(case, plan) if plan.draws else torch.empty(0)
     x = solvers.sample(plan, denoiser, case.x_init, noise=lambda k: noise[k], cond=case.cond)
-    torch.testing.assert_close(x, case.x_final, rtol=0, atol=case.manifest.get("tolerance_max_abs", 1e-9))
+    torch.testing.assert_close(x, case.x_final, rtol=0, atol=case.tolerance)
     assert denoiser.calls == plan.nfe == case.manifest["nfe"]
     assert denoiser.forwards == denoiser.calls * (2 if case.guidance != 1 else 1)
+
+
+def test_every_recording_is_reproduced_once_or_explained() -> None:
+    twice = [case.id for case in cases() if len(claims(case)) > 1]
+    silent = [case.id for case in cases() if not claims(case) and not any(re.match(p, case.id) for p in EXPLAINED)]
+    assert (twice, silent) == ([], [])

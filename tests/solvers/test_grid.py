@@ -11,18 +11,20 @@ from solvers.schedule import Schedule
 from tests.solvers.common import SCHEDULES, first_time
 
 DISCRETE = ("leading", "linspace", "trailing")
+ONLY_ON = dict.fromkeys(DISCRETE, solvers.VPDiscrete) | {"shifted": solvers.RectifiedFlow}
+ONTO_DATA = ("edm", "trailing", "shifted")
 CASES = [
     pytest.param(grid, schedule, id=f"{grid}-{name}")
     for grid in GRIDS
     for name, schedule in SCHEDULES.items()
-    if grid not in DISCRETE or isinstance(schedule, solvers.VPDiscrete)
+    if isinstance(schedule, ONLY_ON.get(grid, Schedule))
 ]
 
 
 def ends(grid: str, schedule: Schedule, N: int) -> tuple[float, float]:
     if grid == "leading":  # labels (N - 1) k, ..., 0 with k = 1000 // N, then the data
         return ((N - 1) * (1000 // N) + 1) / 1000, 0.0
-    return first_time(schedule), 0.0 if grid in ("edm", "trailing") else schedule.t_end
+    return first_time(schedule), 0.0 if grid in ONTO_DATA else schedule.t_end
 
 
 @pytest.mark.parametrize(("grid", "schedule"), CASES)
@@ -40,7 +42,7 @@ def test_asked_ends_are_kept_to_the_bit(grid: str, schedule: Schedule, u: float,
     t_start, t_end = u * first_time(schedule), v * first_time(schedule)
     times = make_grid(grid, schedule, N, t_start, t_end).times
     assert times[0] == t_start
-    assert times[-1] == (0 if grid == "edm" else t_end)
+    assert times[-1] == (0 if grid in ONTO_DATA else t_end)
     assert grid != "edm" or N == 1 or times[-2] == t_end
 
 

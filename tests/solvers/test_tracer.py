@@ -94,5 +94,10 @@ def test_denoise_to_zero_ends_with_one_more_call_and_its_data_prediction(name: s
 
 
 def test_the_plan_holds_every_option_with_its_value() -> None:
-    assert solvers.plan("ddim", VP, 5, eta=1).options == (("eta", 1.0), ("denoise_to_zero", False))
+    assert solvers.plan("ddim", VP, 5, eta=1).options == (
+        ("eta", 1.0),
+        ("denoise_to_zero", False),
+        ("thresholding", "none"),
+        ("afs", False),
+    )
     assert isinstance(dict(solvers.plan("ddim", VP, 5, eta=1).options)["eta"], float)

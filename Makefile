@@ -6,7 +6,7 @@ sweep: .venv/installed
 	$(BIN)/fewstep sweep
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -14,7 +14,8 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 bench: .venv/installed
-	$(BIN)/python -m pytest tests/perf --benchmark-only -s
+	$(BIN)/python -m pytest tests/perf --benchmark-only -s --benchmark-json=.benchmark.json
+	$(BIN)/python tests/perf/table.py .benchmark.json > results/speed.md
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -34,7 +34,7 @@ class Sampler:
         self.checkpoint = checkpoint
         self.device = device
         self.dtype: torch.dtype = getattr(torch, cell.dtype)
-        self.denoiser = checkpoint.denoiser(cell.guidance, device, self.dtype)
+        self.denoiser = checkpoint.denoiser(cell.guide, device, self.dtype, cell.plan.times)
 
     def inputs(self, start: int, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         """x_T and conditions of samples start .. start + count - 1."""
@@ -52,7 +52,7 @@ class Sampler:
 
         x = solvers.sample(self.cell.plan, self.denoiser, x_T, draws, cond=cond)
         calls = self.denoiser.calls - before
-        if calls != self.cell.plan.nfe:
+        if self.cell.plan.nfe not in (calls, None):
             raise CountError(f"the network was called {calls} times, the plan says {self.cell.plan.nfe}")
         if not torch.isfinite(x).all():
             bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
@@ -62,7 +62,7 @@ class Sampler:
 
 def make_metrics(cell: Cell, checkpoint: Checkpoint, store: Store, device: torch.device) -> dict[str, Metric]:
     """The cell's metrics, ready; they can be shared by all cells of a sweep."""
-    context = Context(checkpoint, cell.seed, cell.guidance, store.cache, device)
+    context = Context(checkpoint, cell.seed, cell.guide, store.cache, device)
     return {name: METRICS.get(name)(context) for name in cell.metrics}
 
 
@@ -76,7 +76,7 @@ def run(
 ) -> tuple[Record, dict[str, NDArray[Any]]]:
     """The cell's record and its arrays; `progress` hears of every chunk's samples."""
     sampler = Sampler(cell, checkpoint, device)
-    metrics = {name: m for name, m in metrics.items() if not (m.of_ode and cell.plan.draws)}
+    metrics = {name: m for name, m in metrics.items() if not (m.of_ode and (cell.plan.draws or cell.guide.plus_plus))}
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in metrics} | {"images": []}
     seconds = 0.0
     for start in range(0, cell.samples, batch):
@@ -96,10 +96,15 @@ def run(
         "key": cell.key,
         "cell": cell.to_dict(),
         "metrics": values,
-        "counted_nfe": sampler.denoiser.calls // len(range(0, cell.samples, batch)),
-        "forwards_per_sample": sampler.denoiser.forwards // len(range(0, cell.samples, batch)),
+        "counted_nfe": _each(sampler.denoiser.evaluated, cell.samples),
+        "forwards_per_sample": _each(sampler.denoiser.passed, cell.samples),
         "sampling": {"seconds": seconds, "batch": batch},
         "environment": environment(device),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return record, arrays
+
+
+def _each(count: int, samples: int) -> int | float:
+    """The count a sample: whole for a plan, a mean where steps adapt to the sample."""
+    return count // samples if count % samples == 0 else count / samples

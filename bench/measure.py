@@ -49,14 +49,18 @@ def measure(name: str, cell: Cell, device: torch.device, threads: int) -> dict[s
 
 def _latency(sampler: Sampler, cell: Cell, batch: int) -> dict[str, Any]:
     x_T, cond = sampler.inputs(0, batch)
-    t = cell.plan.times[0]
 
     def trajectory() -> None:
         sampler.draw(0, x_T, cond)
 
+    before = sampler.denoiser.evaluated
+    trajectory()
+    made = round((sampler.denoiser.evaluated - before) / batch)  # the budget, unless the steps adapt
+    times = getattr(cell.plan, "call_times", cell.plan.times[:1] * made)
+
     @torch.no_grad()
     def calls() -> None:
-        for _ in range(cell.plan.nfe):
+        for t in times:  # guidance may act at some of them only
             sampler.denoiser(x_T, t, None, cond)
 
     begin, warmed = time.perf_counter(), 0.0

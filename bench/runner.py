@@ -36,7 +36,7 @@ class Job:
     @property
     def definition(self) -> dict[str, Any]:
         """The sweep with nothing left to defaults, and the keys of its cells: what belongs to its results."""
-        keys = {cell.key: [cell.solver, cell.plan.nfe] for cell in self.cells}
+        keys = {cell.key: [cell.solver, cell.nfe] for cell in self.cells}
         return self.sweep.definition(self.checkpoint) | {"cells": keys}
 
     @property
@@ -45,7 +45,7 @@ class Job:
 
     def calls(self) -> int:
         """Network evaluations of single samples still to make, latency rounds included."""
-        return sum(cell.plan.nfe * (cell.samples + self._timed_samples()) for cell in self.pending)
+        return sum(cell.expected_nfe * (cell.samples + self._timed_samples()) for cell in self.pending)
 
     def _timed_samples(self) -> int:
         return 2 * ROUNDS * sum(BATCHES) if self.sweep.latency else 0
@@ -85,7 +85,7 @@ def prepare(sweep: Sweep, out: Path, device: str) -> Job:
     checkpoint = load(sweep.checkpoint)
     found, skipped = cells(sweep, checkpoint)
     store = Store(out)
-    context = Context(checkpoint, sweep.seed, sweep.guidance, store.cache, on)
+    context = Context(checkpoint, sweep.seed, sweep.guide, store.cache, on)
     for name in found[0].metrics:
         METRICS.get(name)(context)
     job = Job(sweep, checkpoint, store, on, found, skipped)

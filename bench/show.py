@@ -16,6 +16,7 @@ from bench.runner import Job
 from bench.spec import Cell
 from bench.store import Store
 from solvers import did_you_mean
+from solvers.tracer import COMMON
 
 
 @contextmanager
@@ -23,10 +24,10 @@ def progress(console: Console, pending: list[Cell]) -> Iterator[Callable[[Cell, 
     """A bar over the whole sweep, in network calls, with the time left; gives on_chunk(cell, samples)."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("sweep", total=sum(cell.plan.nfe * cell.samples for cell in pending))
+        task = bar.add_task("sweep", total=sum(cell.expected_nfe * cell.samples for cell in pending))
 
         def on_chunk(cell: Cell, samples: int) -> None:
-            bar.update(task, advance=cell.plan.nfe * samples, description=cell.label)
+            bar.update(task, advance=cell.expected_nfe * samples, description=cell.label)
 
         yield on_chunk
 
@@ -46,7 +47,7 @@ def print_plan(job: Job) -> None:
     table = Table("solver", "order", "grid from", "to", "NFE (* = done already)")
     for name in dict.fromkeys(cell.solver for cell in job.cells):
         cells = [cell for cell in job.cells if cell.solver == name]
-        budgets = " ".join(f"{c.plan.nfe}{'' if c.key in pending else '*'}" for c in cells)
+        budgets = " ".join(f"{c.nfe or 'adaptive'}{'' if c.key in pending else '*'}" for c in cells)
         times = cells[-1].plan.times
         table.add_row(name, str(cells[0].plan.order), f"{times[0]:g}", f"{times[-1]:g}", budgets)
     console = Console()
@@ -71,12 +72,12 @@ def print_status(store: Store) -> None:
     left = [cell for key, cell in wanted.items() if key not in done]
     print(f"{store.folder}: {definition['checkpoint']}, {len(done)} cells done, {len(failed)} failed, {len(left)} left")
     for solver in dict.fromkeys(name for name, _ in wanted.values()):
-        todo = [str(nfe) for name, nfe in left if name == solver]
+        todo = [str(nfe or "adaptive") for name, nfe in left if name == solver]
         count = sum(name == solver for name, _ in wanted.values())
         print(f"  {solver}: {count - len(todo)} of {count}{'; left: ' if todo else ''}{' '.join(todo)}")
     for key in failed:
         last = store.failures(key)[-1]
-        print(f"  failed: {last['cell']['solver']} nfe={last['cell']['nfe']}: {last['cause']}")
+        print(f"  failed: {last['cell']['solver']} nfe={last['cell']['nfe'] or 'adaptive'}: {last['cause']}")
 
 
 def print_list(what: str, verbose: bool) -> None:
@@ -91,13 +92,20 @@ def print_list(what: str, verbose: bool) -> None:
     names, about = listings[what]
     for name in names:
         print(f"{name}\n    {about(name)}" if verbose else name)
+    if verbose and what == "solvers":
+        print(f"Options of all: {', '.join(f'{k}={v}' for k, v in COMMON.items())}; grid, t_start and t_end")
 
 
 def _about_solver(name: str) -> str:
     method = solvers.method(name)
-    options = ", ".join(f"{k}={v}" for k, v in method.defaults.items())
-    grids = ", ".join(f"{grid} on {schedule}" for schedule, grid in method.grids.items())
-    return f"{method.summary}\n    order {method.order}, options: {options}\n    grids: {grids}"
+    own = {k: v for k, v in method.defaults.items() if k not in COMMON}
+    order = method.order(method.defaults) if callable(method.order) else method.order
+    lines = [method.summary, f"order {order}; options: {', '.join(f'{k}={v}' for k, v in own.items()) or 'none'}"]
+    if method.adaptive:
+        lines.append("calls: as many as the samples need")
+    else:
+        lines.append("grids: " + ", ".join(f"{grid} on {schedule}" for schedule, grid in method.grids.items()))
+    return "\n    ".join(lines + [method.note] * bool(method.note))
 
 
 def _about_checkpoint(name: str) -> str:

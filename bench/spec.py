@@ -1,6 +1,7 @@
 """What is swept: a Sweep, written down by a person, becomes Cells, each with a key that is the same everywhere."""
 
 import ast
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -10,18 +11,31 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 import solvers
-from bench.checkpoints import Checkpoint
+from bench.checkpoints import Checkpoint, Guide
 from bench.errors import UsageError
 from bench.files import sha256
 from bench.metrics import METRICS
-from solvers.tracer import build
 
 FORMAT = 2  # of the key: raise it when the same fields come to mean another computation
+ADAPTIVE_NFE = 50  # network calls, a guess that only estimates rest on
+SOLVERS = (  # of the default sweep: the families' usual choices at few calls
+    "ddim", "heun", "lms", "pndm_s", "ipndm", "deis_tab3", "ghvb", "dpm_solver_2", "dpm_solver_3", "dpmpp_2m",
+    "dpmpp_3m", "unipc", "dpmpp_2m_sde",
+)  # fmt: skip
 TIMES = ("t_start", "t_end")
 COMMA = re.compile(r",(?![^()]*\))")  # between the items of a list, not inside an item's parentheses
+
+
+def _rising(interval: tuple[float, float]) -> tuple[float, float]:
+    if not interval[0] < interval[1]:
+        raise ValueError("the interval's first noise level must lie below its second")
+    return interval
+
+
+Level = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of noise, sigma/alpha
 
 
 class Sweep(BaseModel):
@@ -30,14 +44,20 @@ class Sweep(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: str = "digits"
-    solvers: tuple[str, ...] = Field(default_factory=lambda: tuple(solvers.names()), min_length=1)
+    solvers: tuple[str, ...] = Field(SOLVERS, min_length=1)
     nfe: tuple[Annotated[StrictInt, Field(ge=1, le=10_000)], ...] = Field((5, 6, 8, 10, 12, 15, 20), min_length=1)
     samples: Annotated[StrictInt, Field(ge=2)] = 2000
     seed: Annotated[StrictInt, Field(ge=0, lt=2**64)] = 0
     guidance: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    guidance_interval: Annotated[tuple[Level, Level], AfterValidator(_rising)] | None = None
+    cfg_plus_plus: bool = False
     dtype: Literal["float32", "float64"] = "float32"
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     latency: bool = True
+
+    @property
+    def guide(self) -> Guide:
+        return Guide(self.guidance, self.guidance_interval, self.cfg_plus_plus)
 
     def definition(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The sweep with nothing left to defaults, as it is written into its results folder."""
@@ -117,16 +137,26 @@ class Cell:
     checkpoint: str
     digest: str
     solver: str
-    plan: solvers.Plan
+    plan: solvers.Plan | solvers.Procedure
     samples: int
     seed: int
-    guidance: float
+    guide: Guide
     dtype: str
     metrics: tuple[str, ...]
 
     @property
     def label(self) -> str:
-        return f"{self.checkpoint} {self.solver} nfe={self.plan.nfe}"
+        return f"{self.checkpoint} {self.solver} nfe={self.nfe or 'adaptive'}"
+
+    @property
+    def nfe(self) -> int | None:
+        """The budget; None where the calls depend on the samples."""
+        return self.plan.nfe
+
+    @property
+    def expected_nfe(self) -> int:
+        """For progress bars and estimates, which need a number for an adaptive solver too."""
+        return self.nfe or ADAPTIVE_NFE
 
     @cached_property
     def key(self) -> str:
@@ -141,7 +171,7 @@ class Cell:
             "plan": _rounded(json.loads(self.plan.to_json())),
             "samples": self.samples,
             "seed": self.seed,
-            "guidance": self.guidance,
+            "guidance": dataclasses.asdict(self.guide),
             "dtype": self.dtype,
             "metrics": sorted(self.metrics),
         }
@@ -155,11 +185,13 @@ class Cell:
             "solver": self.solver,
             "options": dict(self.plan.options),
             "order": self.plan.order,
-            "nfe": self.plan.nfe,
+            "nfe": self.nfe,
             "times": self.plan.times,
             "samples": self.samples,
             "seed": self.seed,
-            "guidance": self.guidance,
+            "guidance": self.guide.scale,
+            "guidance_interval": self.guide.interval,
+            "cfg_plus_plus": self.guide.plus_plus,
             "dtype": self.dtype,
             "metrics": self.metrics,
         }
@@ -187,25 +219,35 @@ def cells(sweep: Sweep, checkpoint: Checkpoint) -> tuple[list[Cell], list[str]]:
         plans, unspendable = _plans(text, sweep, checkpoint)
         skipped += unspendable
         for plan in plans:
+            _check(text, plan, sweep, metrics)
             cell = Cell(
-                checkpoint.name, checkpoint.digest, text, plan, sweep.samples, sweep.seed, sweep.guidance, sweep.dtype,
+                checkpoint.name, checkpoint.digest, text, plan, sweep.samples, sweep.seed, sweep.guide, sweep.dtype,
                 metrics,
             )  # fmt: skip
             found.setdefault(cell.key, cell)
     return list(found.values()), skipped
 
 
-def _plans(text: str, sweep: Sweep, checkpoint: Checkpoint) -> tuple[list[solvers.Plan], list[str]]:
-    """The plans of one solver at every budget it can spend, and why not at the others."""
+def _check(text: str, plan: solvers.Plan | solvers.Procedure, sweep: Sweep, metrics: tuple[str, ...]) -> None:
+    """Raises UsageError for a plan that CFG++ is not defined for, or that none of the metrics applies to."""
+    one_a_step = isinstance(plan, solvers.Plan) and plan.call_times in (plan.times[:-1], plan.times[1:-1])
+    if sweep.cfg_plus_plus and not one_a_step:
+        raise UsageError(f"solver {text!r}: cfg_plus_plus is defined for one call at the start of each step")
+    if (plan.draws or sweep.cfg_plus_plus) and all(METRICS.get(metric).of_ode for metric in metrics):
+        raise UsageError(f"solver {text!r} follows no ODE, which {', '.join(metrics)} is about: add another metric")
+
+
+def _plans(text: str, sweep: Sweep, checkpoint: Checkpoint) -> tuple[list[solvers.Plan | solvers.Procedure], list[str]]:
+    """The plans of one solver at every budget it can spend, and why not at the others; an adaptive one has one."""
     name, options = parse_solver(text)
     method = solvers.method(name)
     where = {k: options.pop(k) for k in ("grid", *TIMES) if k in options}
     if not isinstance(where.get("grid", ""), str) or not all(isinstance(where.get(k, 0.0), int | float) for k in TIMES):
         raise UsageError(f"solver {text!r}: grid is a word; t_start and t_end are numbers")
     plans, skipped = [], []
-    for nfe in dict.fromkeys(sweep.nfe):
+    for nfe in [None] if method.adaptive else dict.fromkeys(sweep.nfe):
         try:
-            plans.append(build(method, checkpoint.schedule, nfe, **where, options=options))
+            plans.append(method.build(checkpoint.schedule, nfe, **where, options=options))
         except solvers.BudgetError as error:
             skipped.append(str(error))
         except (ValueError, TypeError) as error:

@@ -7,21 +7,67 @@ x = solvers.sample(plan, denoiser, x_T)
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from solvers.execute import sample
 from solvers.model import Denoiser, Guidance
-from solvers.plan import Option, Plan, PlanError
+from solvers.plan import Option, Plan, PlanError, Procedure
 from solvers.registry import Registry, UnknownNameError, did_you_mean
 from solvers.schedule import EDM, RectifiedFlow, Schedule, VPCosine, VPDiscrete, VPLinear
-from solvers.tracer import BudgetError, Method, Tracer, build, solver
+from solvers.tracer import BudgetError, Method, Solver, Tracer, solver
+
+if TYPE_CHECKING:
+    from solvers.diffusers import PlanScheduler
 
 METHODS = Registry(
     "solver",
     "fewstep.solvers",
     {
         "ddim": "solvers.ddim:ddim",
+        "dpm_solver_12": "solvers.dpm_solver_adaptive:dpm_solver_12",
+        "dpm_solver_23": "solvers.dpm_solver_adaptive:dpm_solver_23",
         "heun": "solvers.heun:heun",
+        "euler": "solvers.euler:euler",
+        "dpm_2": "solvers.dpm_2:dpm_2",
+        "lms": "solvers.lms:lms",
+        "euler_ancestral": "solvers.ancestral:euler_ancestral",
+        "dpm_2_ancestral": "solvers.ancestral:dpm_2_ancestral",
+        "dpmpp_2s_ancestral": "solvers.ancestral:dpmpp_2s_ancestral",
+        "dpmpp_sde": "solvers.k_sde:dpmpp_sde",
+        "dpmpp_2m_sde": "solvers.k_sde:dpmpp_2m_sde",
+        "dpmpp_3m_sde": "solvers.k_sde:dpmpp_3m_sde",
+        "dpm_solver_1": "solvers.dpm_solver:dpm_solver_1",
+        "dpm_solver_2": "solvers.dpm_solver:dpm_solver_2",
+        "dpm_solver_2m": "solvers.dpm_solver:dpm_solver_2m",
+        "dpm_solver_3": "solvers.dpm_solver:dpm_solver_3",
+        "dpm_solver_3m": "solvers.dpm_solver:dpm_solver_3m",
+        "dpm_solver_fast": "solvers.dpm_solver:dpm_solver_fast",
         "dpmpp_2m": "solvers.dpm_solver_pp:dpmpp_2m",
+        "dpmpp_2s": "solvers.dpm_solver_pp:dpmpp_2s",
+        "dpmpp_3m": "solvers.dpm_solver_pp:dpmpp_3m",
+        "dpmpp_3s": "solvers.dpm_solver_pp:dpmpp_3s",
+        "dpmpp_sde_2m": "solvers.dpm_solver_pp_sde:dpmpp_sde_2m",
+        "flow_euler": "solvers.rectified_flow:flow_euler",
+        "flow_heun": "solvers.rectified_flow:flow_heun",
+        "plms": "solvers.pndm:plms",
+        "pndm_f": "solvers.pndm:pndm_f",
+        "pndm_s": "solvers.pndm:pndm_s",
+        "ipndm": "solvers.ipndm:ipndm",
+        "ipndm_v": "solvers.ipndm:ipndm_v",
+        "deis_logrho": "solvers.deis:deis_logrho",
+        "deis_rhoab": "solvers.deis:deis_rhoab",
+        "deis_rhork2": "solvers.deis:deis_rhork2",
+        "deis_rhork3": "solvers.deis:deis_rhork3",
+        "deis_rhork4": "solvers.deis:deis_rhork4",
+        "deis_tab0": "solvers.deis:deis_tab0",
+        "deis_tab1": "solvers.deis:deis_tab1",
+        "deis_tab2": "solvers.deis:deis_tab2",
+        "deis_tab3": "solvers.deis:deis_tab3",
+        "ghvb": "solvers.ghvb:ghvb",
+        "hb": "solvers.ghvb:hb",
+        "nt": "solvers.ghvb:nt",
+        "bdia": "solvers.bdia:bdia",
+        "unipc": "solvers.unipc:unipc",
     },
 )
 
@@ -31,10 +77,17 @@ def names() -> list[str]:
     return METHODS.names()
 
 
-def method(name: str) -> Method:
-    """The solver called `name`, or the one at "module:attribute" or "file.py:attribute"; raises UnknownNameError."""
+def method(name: str) -> Solver:
+    """The solver called `name`, or the one at "module:attribute" or "file.py:attribute"; raises UnknownNameError.
+
+    "diffusers:DDIMScheduler" is that scheduler of diffusers, and so with its others.
+    """
+    if name.startswith("diffusers:"):
+        from solvers import diffusers_method  # diffusers takes seconds to import
+
+        return diffusers_method.of(name)
     found = METHODS.get(name)
-    if not isinstance(found, Method):
+    if not isinstance(found, Solver):
         raise UnknownNameError(f"{name!r} is not a solver: decorate it with @solver")
     return found
 
@@ -49,12 +102,21 @@ def plan(
     t_start: float | None = None,
     t_end: float | None = None,
     **options: Option,
-) -> Plan:
+) -> Plan | Procedure:
     """The plan of solver `name` for exactly `nfe` calls on a grid (default: its authors'), or on explicit times.
+
+    An adaptive solver takes neither and gives a Procedure, which `sample` runs like a plan.
 
     Raises UnknownNameError, BudgetError when the method cannot spend that budget, and ValueError for options it lacks.
     """
-    return build(method(name), schedule, nfe, grid, times, t_start, t_end, options)
+    return method(name).build(schedule, nfe, grid, times, t_start, t_end, options)
+
+
+def to_diffusers(plan: Plan, prediction_type: str | None = None, sigma_data: float = 0.5) -> "PlanScheduler":
+    """The plan as a scheduler for the pipelines of diffusers; see solvers/diffusers.py."""
+    from solvers.diffusers import to_diffusers
+
+    return to_diffusers(plan, prediction_type, sigma_data)
 
 
 __all__ = [
@@ -67,9 +129,11 @@ __all__ = [
     "Option",
     "Plan",
     "PlanError",
+    "Procedure",
     "RectifiedFlow",
     "Registry",
     "Schedule",
+    "Solver",
     "Tracer",
     "UnknownNameError",
     "VPCosine",
@@ -81,4 +145,5 @@ __all__ = [
     "plan",
     "sample",
     "solver",
+    "to_diffusers",
 ]

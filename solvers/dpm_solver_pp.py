@@ -1,37 +1,43 @@
-"""DPM-Solver++: exponential integrators of the data prediction.  Lu et al. 2022, arXiv 2211.01095.
+"""DPM-Solver++: exponential integrators of the data prediction.  Lu et al. 2022, arXiv 2211.01095, Algorithms 1 and 2.
 
-Three rules are published for finishing at a lower order, which steadies the last, largest step at few calls:
-the official code's below 10 steps ("below_10"), diffusers' below 15 ("below_15"), and "always" (DPM-Solver-v3's and
-UniPC's code); "never" is the paper's Algorithm 2 as printed.
+The formulas, and the official rules for the last steps, are in dpm_solver_steps.py.
 """
 
-from math import expm1
-
+from solvers.dpm_solver_steps import LOWER_ORDER_FINAL, SOLVER_TYPES, check, multistep, singlestep
 from solvers.grid import Grid
 from solvers.tracer import Tracer, solver
 
-LOWER_ORDER_FINAL = {"never": 0, "below_10": 10, "below_15": 15, "always": 10**9}
+RULES = tuple(LOWER_ORDER_FINAL)
 
 
-def first_order(i: int, grid: Grid, lower_order_final: str) -> bool:
-    """Whether step i has no history or must not use it: warm-up, the published rule, or a step onto the data."""
-    if lower_order_final not in LOWER_ORDER_FINAL:
-        raise ValueError(f"lower_order_final={lower_order_final!r} is none of {', '.join(LOWER_ORDER_FINAL)}")
-    last = i == grid.steps - 1
-    return i == 0 or (last and (grid.steps < LOWER_ORDER_FINAL[lower_order_final] or grid.sigma[i + 1] == 0))
+@solver("dpmpp_2s", order=2, predicts="data", grids={"*": "logsnr_2", "RectifiedFlow": "uniform"})
+def dpmpp_2s(p: Tracer, grid: Grid, solver_type: str = "dpmsolver", lower_order_final: str = "never") -> None:
+    check("dpmpp_2s", "solver_type", solver_type, SOLVER_TYPES)
+    check("dpmpp_2s", "lower_order_final", lower_order_final, RULES)
+    singlestep(p, grid, 2, solver_type, lower_order_final)
+
+
+@solver("dpmpp_3s", order=3, predicts="data", grids={"*": "logsnr_3", "RectifiedFlow": "uniform"})
+def dpmpp_3s(p: Tracer, grid: Grid, solver_type: str = "dpmsolver", lower_order_final: str = "always") -> None:
+    check("dpmpp_3s", "solver_type", solver_type, (*SOLVER_TYPES, "midpoint"))
+    check("dpmpp_3s", "lower_order_final", lower_order_final, RULES)
+    singlestep(p, grid, 3, solver_type, lower_order_final)
 
 
 @solver("dpmpp_2m", order=2, predicts="data", grids={"*": "logsnr", "RectifiedFlow": "uniform"})
-def dpmpp_2m(p: Tracer, grid: Grid, lower_order_final: str = "below_10") -> None:
-    alpha, sigma, lam = grid.alpha, grid.sigma, grid.lam
-    x, D_prev = p.start(), None
-    for i in range(grid.steps):
-        D = p.model(x, i)
-        h = lam[i + 1] - lam[i]
-        if D_prev is None or first_order(i, grid, lower_order_final):
-            D_bar = D
-        else:
-            r = (lam[i] - lam[i - 1]) / h
-            D_bar = (1 + 1 / (2 * r)) * D - 1 / (2 * r) * D_prev  # D_i of Algorithm 2
-        x = p.state(sigma[i + 1] / sigma[i] * x - alpha[i + 1] * expm1(-h) * D_bar)
-        D_prev = D
+def dpmpp_2m(p: Tracer, grid: Grid, solver_type: str = "dpmsolver", lower_order_final: str = "below_10") -> None:
+    check("dpmpp_2m", "solver_type", solver_type, SOLVER_TYPES)
+    check("dpmpp_2m", "lower_order_final", lower_order_final, RULES)
+    multistep(p, grid, 2, lower_order_final, taylor=solver_type == "taylor")
+
+
+@solver(
+    "dpmpp_3m",
+    order=lambda options: 3 if options["exact"] else 2,
+    predicts="data",
+    grids={"*": "logsnr", "RectifiedFlow": "uniform"},
+    note="official: half the second difference that the expansion asks for, so of second order; exact=True: all of it",
+)
+def dpmpp_3m(p: Tracer, grid: Grid, lower_order_final: str = "below_10", exact: bool = False) -> None:
+    check("dpmpp_3m", "lower_order_final", lower_order_final, RULES)
+    multistep(p, grid, 3, lower_order_final, second=2.0 if exact else 1.0)

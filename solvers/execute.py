@@ -1,36 +1,98 @@
 """Runs a plan on a denoiser, one tensor operation a term.
 
-A converted output is kept as a tensor and a factor that the coefficients take up later, and a register that dies in a
-combination is written over by it: both spare passes over memory, which is all that a solver costs.
+A plan is lowered once for what a network predicts.  The factor of a conversion moves into the coefficients that follow,
+and a converted output that dies in a combination is written over by it: both spare passes over memory, which is all
+that a solver costs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from solvers.model import Cond, Denoiser
-from solvers.plan import Combine, Evaluate, Instruction, Plan, Rule, Threshold
+from solvers.model import Cond, Denoiser, Prediction, conversion
+from solvers.plan import START, Combine, Evaluate, Instruction, Noise, Plan, Procedure, Rule
 
+NOTHING = -1  # a register that a sum of noise alone starts from, times 0
 QUANTILE = 0.995  # of |x| in a sample, by dynamic thresholding
 
 
-@dataclass(slots=True)
-class _Register:
-    """scale x tensor; `ours` when nothing but this register holds the tensor."""
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """out = x + ratio x network(x), or the network's output itself; `scale` times that is the prediction."""
 
-    tensor: Tensor
-    scale: float = 1.0
-    ours: bool = False
+    state: int
+    t: float
+    factor: float  # of the state, which is 1 unless a converted output is evaluated
+    ratio: float | None
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Clip:
+    register: int
+    rule: Rule
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """out = c x first + the rest; `scalar` is c as torch wants it, since making it costs half of the product."""
+
+    first: int
+    c: float
+    scalar: Tensor
+    over: bool  # whether `first` may be written over
+    terms: tuple[tuple[float, int], ...]
+    noise: tuple[tuple[float, int], ...]
+
+
+_Step = tuple[int, _Call | _Clip | _Sum, tuple[int, ...]]  # the register written, how, and the registers that die
+
+
+def lower(plan: Plan, predicts: Prediction, dtype: torch.dtype) -> tuple[_Step, ...]:
+    """The plan's steps for a network that predicts `predicts`, on states of a dtype; made once, kept with the plan."""
+    if (predicts, dtype) not in plan.programs:
+        plan.programs[predicts, dtype] = tuple(_lowered(plan, predicts, dtype))
+    steps: tuple[_Step, ...] = plan.programs[predicts, dtype]
+    return steps
+
+
+def _lowered(plan: Plan, predicts: Prediction, dtype: torch.dtype) -> Iterator[_Step]:
+    scale: dict[int, float] = {}  # of converted outputs, which are ours to write over
+    for instruction, dead in zip(plan.instructions, plan.dies, strict=True):
+        step: _Call | _Clip | _Sum
+        if isinstance(instruction, Evaluate):
+            factor = scale.get(instruction.state, 1.0)
+            step = _Call(instruction.state, instruction.t, factor, None, 1.0)
+            if predicts != plan.predicts:
+                alpha, sigma = (float(f(instruction.t)) for f in (plan.schedule.alpha, plan.schedule.sigma))
+                A, B = conversion(predicts, plan.predicts, alpha, sigma)  # B is 0 for no two different predictions
+                step = _Call(instruction.state, instruction.t, factor, A / B, B)
+                scale[instruction.out] = B
+        elif isinstance(instruction, Combine):
+            step = _sum(instruction, dead, scale, dtype)
+        else:
+            step = _Clip(instruction.register, instruction.rule, scale.get(instruction.register, 1.0))
+            scale[instruction.out] = 1.0
+        yield instruction.out, step, dead
+
+
+def _sum(instruction: Combine, dead: tuple[int, ...], scale: dict[int, float], dtype: torch.dtype) -> _Sum:
+    terms = [(c * scale.get(r, 1.0), r) for c, r in instruction.terms]
+    ours = [k for k, (_, r) in enumerate(terms) if r in scale and r in dead]
+    c, first = terms.pop(ours[0] if ours else 0) if terms else (0.0, NOTHING)
+    scalar = torch.tensor(c, dtype=torch.promote_types(dtype, torch.float32))  # another dtype would be converted first
+    return _Sum(first, c, scalar, bool(ours), tuple(terms), instruction.noise)
 
 
 @torch.no_grad()
 def sample(
-    plan: Plan,
+    plan: Plan | Procedure,
     denoiser: Denoiser,
     x_T: Tensor,
-    noise: Callable[[int], Tensor] | None = None,
+    noise: Noise | None = None,
     callback: Callable[[Instruction, Tensor], None] | None = None,
     cond: Cond | None = None,
 ) -> Tensor:
@@ -44,46 +106,33 @@ def sample(
         raise ValueError(f"the plan is for {plan.schedule}, the denoiser for {denoiser.schedule}")
     if plan.draws and noise is None:
         raise ValueError(f"{plan.method} needs {plan.draws} noise draws: pass noise")
-    registers = {0: _Register(x_T)}
-    for instruction, dead in zip(plan.instructions, plan.dies, strict=True):
-        if isinstance(instruction, Combine):
-            out = _combine(instruction, registers, dead, noise)
-        elif isinstance(instruction, Evaluate):
-            out = _Register(*denoiser.scaled(registers[instruction.state].tensor, instruction.t, plan.predicts, cond))
+    if not isinstance(plan, Plan):
+        return plan.run(denoiser, x_T, noise, cond)
+    tracing = torch.compiler.is_compiling()
+    steps = lower(plan, denoiser.predicts, x_T.dtype)
+    registers: dict[int, Tensor] = {START: x_T, NOTHING: x_T}
+    for (out, step, dead), instruction in zip(steps, plan.instructions, strict=True):
+        if isinstance(step, _Call):
+            x = registers[step.state] if step.factor == 1 else registers[step.state] * step.factor
+            y = denoiser.forward(x, step.t, cond)
+            registers[out] = y if step.ratio is None else torch.add(x, y, alpha=step.ratio)
+            del x, y  # a name would hold a dead register
+        elif isinstance(step, _Sum):
+            c, y = step.c if tracing else step.scalar, registers[step.first]
+            y = y.mul_(c) if step.over else y * c
+            for c, r in step.terms:
+                y.add_(registers[r], alpha=c)
+            for c, k in step.noise:
+                y.add_(noise(k), alpha=c)  # type: ignore[misc]  # a plan with draws was refused without
+            registers[out] = y
+            del y
         else:
-            out = _threshold(instruction, registers[instruction.register])
-        registers[instruction.out] = out
+            registers[out] = threshold(registers[step.register] * step.scale, step.rule)
         if callback is not None:
-            callback(instruction, out.tensor * out.scale if out.ours else out.tensor)
-        for register in dead:
-            del registers[register]
-    return registers[plan.instructions[-1].out].tensor
-
-
-def _combine(
-    instruction: Combine,
-    registers: dict[int, _Register],
-    dead: tuple[int, ...],
-    noise: Callable[[int], Tensor] | None,
-) -> _Register:
-    parts = [(c * (register := registers[r]).scale, register.tensor) for c, r in instruction.terms]
-    if noise is not None:
-        parts += [(c, noise(k)) for c, k in instruction.noise]
-    for k, (_, r) in enumerate(instruction.terms):
-        if registers[r].ours and r in dead:
-            c, out = parts.pop(k)
-            out.mul_(c)
-            break
-    else:
-        c, first = parts.pop(0)
-        out = first * c
-    for c, part in parts:
-        out.add_(part, alpha=c)
-    return _Register(out)
-
-
-def _threshold(instruction: Threshold, register: _Register) -> _Register:
-    return _Register(threshold(register.tensor * register.scale, instruction.rule), ours=True)
+            callback(instruction, registers[out] * (step.scale if isinstance(step, _Call) else 1.0))
+        for r in dead:
+            del registers[r]
+    return registers[plan.instructions[-1].out]
 
 
 def threshold(x: Tensor, rule: Rule) -> Tensor:

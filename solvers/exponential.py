@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from math import exp, expm1, factorial
 
 import numpy as np
-from numpy.polynomial import Polynomial
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
@@ -15,7 +14,8 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 def phi(k: int, z: float) -> float:
     """phi_k(z): e^z for k = 0, then (phi_{k-1}(z) - 1/(k-1)!)/z, and 1/k! at z = 0.
 
-    Hochbruck & Ostermann 2010, "Exponential integrators", Eq. (2.10) and (2.11).  The recurrence cancels near 0, where the Taylor series sum z^j/(j + k)! takes over.
+    Hochbruck & Ostermann 2010, "Exponential integrators", Eq. (2.10) and (2.11).  The recurrence cancels near 0, where
+    the Taylor series sum z^j/(j + k)! takes over.
     """
     if k == 0:
         return exp(z)
@@ -27,11 +27,11 @@ def phi(k: int, z: float) -> float:
     return value
 
 
-def lagrange(nodes: Sequence[float] | Array, j: int) -> Polynomial:
-    """The polynomial that is 1 at nodes[j] and 0 at the other nodes."""
-    others = [n for i, n in enumerate(nodes) if i != j]
-    basis = Polynomial.fromroots(others) if others else Polynomial([1.0])
-    return basis / basis(nodes[j])
+def lagrange(nodes: ArrayLike, s: Array) -> Array:
+    """At each s, the polynomials that are 1 at one node and 0 at the others: (len(nodes), len(s))."""
+    n = np.asarray(nodes, np.float64)
+    others = [np.delete(n, j) for j in range(len(n))]
+    return np.array([np.prod((s[:, None] - o) / (n_j - o), axis=1) for n_j, o in zip(n, others, strict=True)])
 
 
 def lagrange_integrals(
@@ -44,6 +44,5 @@ def lagrange_integrals(
     """
     h = b - a
     s = (NODES + 1) / 2
-    scaled = (np.asarray(nodes) - a) / h
     under = WEIGHTS / 2 * h * np.asarray(weight(a + h * s))
-    return np.array([under @ lagrange(scaled, j)(s) for j in range(len(scaled))])
+    return np.asarray(lagrange((np.asarray(nodes) - a) / h, s) @ under)

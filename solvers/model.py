@@ -2,25 +2,31 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import exp, expm1, inf
-from typing import Literal
+from math import expm1, inf
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from solvers.schedule import Schedule
+from solvers.schedule import Array, Schedule
 
 Prediction = Literal["noise", "data", "v", "velocity"]
 PREDICTIONS: tuple[Prediction, ...] = ("noise", "data", "v", "velocity")
 Cond = Mapping[str, Tensor]
 
 
-def _weights(predicts: Prediction, alpha: float, sigma: float) -> tuple[float, float]:
+_TIMES = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # a half-precision t would be another t
+Level = Any  # a float64 number, or one a sample
+
+
+def _weights(predicts: Prediction, alpha: Level, sigma: Level) -> tuple[Level, Level]:
     """(p, q) such that the prediction is p x_0 + q eps, where x = alpha x_0 + sigma eps."""
     return {"data": (1.0, 0.0), "noise": (0.0, 1.0), "v": (-sigma, alpha), "velocity": (-1.0, 1.0)}[predicts]
 
 
-def conversion(source: Prediction, target: Prediction, alpha: float, sigma: float) -> tuple[float, float]:
+def conversion(source: Prediction, target: Prediction, alpha: Level, sigma: Level) -> tuple[Level, Level]:
     """(A, B) such that target = A source + B x at the level (alpha, sigma)."""
     p, q = _weights(source, alpha, sigma)
     p_to, q_to = _weights(target, alpha, sigma)
@@ -45,22 +51,23 @@ class Guidance:
 
     def at(self, schedule: Schedule, t: float) -> float:
         """w at time t; raises ValueError for a time that is not a step's start on CFG++'s grid."""
-        lam = float(schedule.lam(t))
         low, high = self.interval
-        if not low < exp(-lam) <= high:
+        alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+        if not low * alpha < sigma <= high * alpha and not (alpha == 0 and high == inf):
             return 1.0
         if not self.cfgpp:
             return self.scale
         following = [s for s in self.cfgpp if s < t * (1 - 1e-12)]
         if not following:
             raise ValueError(f"CFG++ needs the time that follows t = {t}: its grid ends at {min(self.cfgpp)}")
-        return self.scale / -expm1(lam - float(schedule.lam(max(following))))
+        return self.scale / -expm1(float(schedule.lam(t)) - float(schedule.lam(max(following))))
 
 
 class Denoiser:
     """network(x, t, **cond) on `schedule`, where x is (B, *shape) and t is (B,); it predicts `predicts`.
 
-    `calls` counts evaluations of the (guided) denoiser, `forwards` those of the network beneath it.
+    `calls` counts evaluations of the (guided) denoiser, `forwards` those of the network beneath it, `evaluated`
+    and `passed` the samples in them: B times as many, unless a sampler calls it on parts of a batch.
     """
 
     def __init__(
@@ -78,39 +85,65 @@ class Denoiser:
         self.guidance = guidance
         self.calls = 0
         self.forwards = 0
-        self._levels: dict[tuple[Prediction, float], tuple[float, float]] = {}
-        self._scales: dict[float, float] = {}
+        self.evaluated = 0
+        self.passed = 0
+        self._scales: dict[float, float | None] = {}
 
     def __call__(self, x: Tensor, t: float, predicts: Prediction | None = None, cond: Cond | None = None) -> Tensor:
         """The prediction asked for (by default the network's own) at time t, in x's dtype."""
-        out, scale, _ = self.scaled(x, t, predicts or self.predicts, cond)
-        return out if scale == 1 else out * scale
+        out = self.forward(x, t, cond)
+        if predicts is None or predicts == self.predicts:
+            return out
+        A, B = conversion(self.predicts, predicts, float(self.schedule.alpha(t)), float(self.schedule.sigma(t)))
+        return torch.add(A * out, x, alpha=B)
 
-    def scaled(self, x: Tensor, t: float, predicts: Prediction, cond: Cond | None = None) -> tuple[Tensor, float, bool]:
-        """A tensor, the factor that makes it the prediction asked for, and whether the tensor is a fresh one."""
-        self.calls += 1
-        dtype = torch.promote_types(x.dtype, torch.float32)  # a half-precision t would be another t
-        out = self._guided(x, torch.full((len(x),), t, dtype=dtype, device=x.device), t, cond or {}).to(x.dtype)
+    def forward(self, x: Tensor, t: float, cond: Cond | None = None) -> Tensor:
+        """The network's own prediction at time t, guided and counted, in x's dtype."""
+        times = torch.full((x.shape[0],), t, dtype=_TIMES.get(x.dtype, x.dtype), device=x.device)
+        return self._evaluate(x, times, None if self.guidance is None else self._scale(t), cond or {})
+
+    def at_each(self, x: Tensor, t: Array, predicts: Prediction, cond: Cond | None = None) -> Tensor:
+        """The prediction asked for at a time of its own for each sample, t (B,), in x's dtype: one call."""
+        scales = [self._scale(float(s)) for s in t]
+        scale = None if set(scales) == {None} else column([1.0 if s is None else s for s in scales], x)
+        times = torch.from_numpy(t).to(x.device, _TIMES.get(x.dtype, x.dtype))
+        out = self._evaluate(x, times, scale, cond or {})
         if predicts == self.predicts:
-            return out, 1.0, False
-        if (predicts, t) not in self._levels:  # a plan's times come back in every batch
-            level = float(self.schedule.alpha(t)), float(self.schedule.sigma(t))
-            self._levels[predicts, t] = conversion(self.predicts, predicts, *level)
-        A, B = self._levels[predicts, t]
-        return torch.add(x, out, alpha=A / B), B, True  # B is not 0 between different parametrisations
+            return out
+        A, B = conversion(self.predicts, predicts, self.schedule.alpha(t), self.schedule.sigma(t))
+        return column(A, x) * out + column(B, x) * x
 
-    def _guided(self, x: Tensor, t: Tensor, time: float, cond: Cond) -> Tensor:
-        if self.guidance is None or (scale := self._scale(self.guidance, time)) == 1:
-            return self._forward(x, t, cond)
-        null = {k: torch.full_like(v, self.guidance.null[k]) for k, v in cond.items()}
-        without = self._forward(x, t, null)
-        return torch.lerp(without, self._forward(x, t, cond), scale)
+    def cost(self, t: float) -> int:
+        """Forwards of the network that one call at time t takes: 2 where guidance acts."""
+        return 1 if self._scale(t) is None else 2
 
-    def _scale(self, guidance: Guidance, t: float) -> float:
-        if t not in self._scales:
-            self._scales[t] = guidance.at(self.schedule, t)
+    def _scale(self, t: float) -> float | None:
+        """Guidance's scale at time t; None where it does not act."""
+        if self.guidance is None:
+            return None
+        if t not in self._scales:  # a plan's times come back in every batch
+            w = self.guidance.at(self.schedule, t)
+            self._scales[t] = None if w == 1 else w
         return self._scales[t]
 
-    def _forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        self.forwards += 1
-        return self.network(x, t, **cond)
+    def _evaluate(self, x: Tensor, t: Tensor, scale: float | Tensor | None, cond: Cond) -> Tensor:
+        self.count(x.shape[0], 1, 1 if scale is None else 2)
+        out = self.network(x, t, **cond)
+        if scale is not None and self.guidance is not None:
+            null = {k: torch.full_like(v, self.guidance.null[k]) for k, v in cond.items()}
+            out = torch.lerp(self.network(x, t, **null).to(x.dtype), out.to(x.dtype), scale)
+        return out if out.dtype is x.dtype else out.to(x.dtype)
+
+    def count(self, samples: int, calls: int, forwards: int) -> None:
+        """Add to the counters; a compiled graph runs no Python, so whoever runs it counts for it."""
+        if not torch.compiler.is_compiling():
+            self.calls += calls
+            self.forwards += forwards
+            self.evaluated += calls * samples
+            self.passed += forwards * samples
+
+
+def column(values: ArrayLike, x: Tensor) -> Tensor:
+    """One number a sample, shaped to multiply x (B, *shape), in x's dtype."""
+    rows = np.broadcast_to(np.asarray(values, np.float64), len(x)).copy()
+    return torch.from_numpy(rows).to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))

@@ -6,16 +6,20 @@ writes a register of its own; the last one written is the sample.  Thresholding 
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
+
+from torch import Tensor
 
 from solvers.grid import Grid
-from solvers.model import PREDICTIONS, Prediction
+from solvers.model import PREDICTIONS, Cond, Denoiser, Prediction
 from solvers.schedule import Schedule, schedule_from_dict
 
+START = 0  # the register of x_T
 Option = bool | int | float | str
+Noise = Callable[[int], Tensor]
 
 
 class PlanError(ValueError):
@@ -86,7 +90,7 @@ class Plan:
             raise PlanError(f"predicts must be one of {', '.join(PREDICTIONS)}, not {self.predicts!r}")
         if not self.instructions or not isinstance(self.instructions[-1], Combine):
             raise PlanError("a plan ends with a Combine that writes the sample")
-        known = {0}
+        known = {START}
         for k, instruction in enumerate(self.instructions):
             self._check(k, instruction, known)
             known.add(instruction.out)
@@ -107,6 +111,9 @@ class Plan:
             return
         if not instruction.terms and not instruction.noise:
             raise PlanError(f"{where} has no terms")
+        for what in (instruction.terms, instruction.noise):
+            if len({r for _, r in what}) < len(what):
+                raise PlanError(f"{where} names a register or a draw twice: add its coefficients")
         for c, r in instruction.terms + instruction.noise:
             if not math.isfinite(c):
                 raise PlanError(f"{where} has the coefficient {c} at register {r}")
@@ -114,7 +121,12 @@ class Plan:
     @property
     def nfe(self) -> int:
         """Network calls."""
-        return sum(isinstance(i, Evaluate) for i in self.instructions)
+        return len(self.call_times)
+
+    @cached_property
+    def call_times(self) -> tuple[float, ...]:
+        """The time of each network call, in order."""
+        return tuple(i.t for i in self.instructions if isinstance(i, Evaluate))
 
     @property
     def linear(self) -> bool:
@@ -130,7 +142,7 @@ class Plan:
             most = max(most, alive)
         return most
 
-    @property
+    @cached_property
     def draws(self) -> int:
         """Noise draws a sample; 0 for an ODE solver."""
         return 1 + max((k for i in self.instructions if isinstance(i, Combine) for _, k in i.noise), default=-1)
@@ -140,7 +152,15 @@ class Plan:
         """For each instruction, the registers that nothing reads after it."""
         last = {r: k for k, i in enumerate(self.instructions) for r in (*reads(i), i.out)}
         last.pop(self.instructions[-1].out)
-        return tuple(tuple(r for r in last if last[r] == k) for k in range(len(self.instructions)))
+        dies: list[list[int]] = [[] for _ in self.instructions]
+        for r, k in last.items():
+            dies[k].append(r)
+        return tuple(map(tuple, dies))
+
+    @cached_property
+    def programs(self) -> dict[Any, Any]:
+        """What the executor made of the plan, for each kind of network and dtype; kept, so that it is made once."""
+        return {}
 
     def to_json(self) -> str:
         """One JSON object; floats are written so that they read back exactly."""
@@ -179,6 +199,41 @@ class Plan:
         rows = [_row(i, self.predicts[0].upper()) for i in self.instructions]
         left, middle = (max(len(r[c]) for r in rows) for c in (0, 1))
         return "\n".join([head, *(f"  {a:<{left}} = {b:<{middle}}  {c}".rstrip() for a, b, c in rows)])
+
+
+class Procedure(Protocol):
+    """A sampler that is no straight-line program, since what it does next depends on the states.
+
+    `times` are the first and the last; `nfe` is None where the number of calls depends on the states too.
+    """
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def options(self) -> tuple[tuple[str, Option], ...]: ...
+
+    @property
+    def order(self) -> int: ...
+
+    @property
+    def predicts(self) -> Prediction: ...
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    @property
+    def times(self) -> tuple[float, ...]: ...
+
+    @property
+    def nfe(self) -> int | None: ...
+
+    @cached_property
+    def draws(self) -> int: ...
+
+    def to_json(self) -> str: ...
+
+    def run(self, denoiser: Denoiser, x_T: Tensor, noise: Noise | None, cond: Cond | None) -> Tensor: ...
 
 
 def reads(instruction: Instruction) -> tuple[int, ...]:

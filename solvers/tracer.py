@@ -7,18 +7,17 @@ symbols with +, - and *, so the code is the paper's.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from math import hypot
 from types import MappingProxyType
-from typing import Literal, cast, get_args
+from typing import Literal, Protocol, cast, get_args, runtime_checkable
 
 import numpy as np
 
 from solvers.grid import Grid, explicit, make_grid
 from solvers.model import PREDICTIONS, Prediction, conversion
-from solvers.plan import Combine, Evaluate, Instruction, Option, Plan, Rule, Threshold
+from solvers.plan import START, Combine, Evaluate, Instruction, Option, Plan, Procedure, Rule, Threshold
 from solvers.schedule import Schedule
-
-START = 0  # the register of x_T
 
 # What every method can do: end on the data prediction, threshold it, take the first step without a call.
 COMMON: Mapping[str, Option] = MappingProxyType({"denoise_to_zero": False, "thresholding": "none", "afs": False})
@@ -65,6 +64,7 @@ class Tracer:
         self.thresholding = cast(Rule | Literal["none"], options["thresholding"])
         self.afs = options["afs"]
         self.instructions: list[Instruction] = []
+        self._begun = False
         self._draws = 0
 
     def start(self) -> Symbol:
@@ -77,7 +77,8 @@ class Tracer:
 
     def model_at(self, x: Symbol, t: float) -> Symbol:
         """The network's output at state x and a time t off the grid: one call."""
-        if self.afs and not self.instructions:
+        if self.afs and not self._begun:
+            self._begun = True
             return self._analytical(x, t)
         state = self._register(x)
         self.instructions.append(Evaluate(self._next(), state, float(t)))
@@ -86,13 +87,14 @@ class Tracer:
         return Symbol({self.instructions[-1].out: 1.0})
 
     def _analytical(self, x: Symbol, t: float) -> Symbol:
-        """The output at pure noise for data of variance 1, at no call: eps = x / sqrt(alpha^2 + sigma^2).
+        """The output at noise so strong that x is all noise, at no call: eps = x / sqrt(alpha^2 + sigma^2).
 
         Dockhorn et al. 2022, arXiv 2210.05475, Appendix C.
         """
         alpha, sigma = float(self.grid.schedule.alpha(t)), float(self.grid.schedule.sigma(t))
         A, B = conversion("noise", self.predicts, alpha, sigma)
-        return (A / hypot(alpha, sigma) + B) * x
+        c: float = A / hypot(alpha, sigma) + B
+        return c * x
 
     def state(self, x: Symbol) -> Symbol:
         """Write x to a register of its own; the last state written is the sample.  Terms that are 0 are dropped."""
@@ -125,6 +127,32 @@ class BudgetError(ValueError):
     """A budget of network calls that a method cannot spend exactly; the message says which it can."""
 
 
+@runtime_checkable
+class Solver(Protocol):
+    """What a registered solver is: something with a name that builds what `sample` runs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def summary(self) -> str: ...
+
+    @property
+    def order(self) -> int | Callable[[Mapping[str, Option]], int]: ...
+
+    @property
+    def note(self) -> str: ...
+
+    @property
+    def defaults(self) -> Mapping[str, Option]: ...
+
+    @property
+    def adaptive(self) -> bool: ...
+
+    @property
+    def build(self) -> Callable[..., "Plan | Procedure"]: ...
+
+
 @dataclass(frozen=True)
 class Method:
     """A solver: its algorithm and what is true of it whatever the budget.
@@ -132,7 +160,7 @@ class Method:
     `order` is its order of convergence, a function of its options where they change it; `predicts` is the
     parametrisation it works in, unless it has an option of that name.  `grids` maps a schedule's class name to the grid
     its authors use there, "*" standing for any other schedule.  `note` says where the official code and the paper part,
-    and which of them this is.
+    and which of them this is; `nominal` is the order of a formula made for equal steps, where unequal ones lower it.
     """
 
     name: str
@@ -141,6 +169,9 @@ class Method:
     predicts: Prediction
     grids: Mapping[str, str]
     note: str = ""
+    nominal: int | Callable[[Mapping[str, Option]], int] | None = None
+
+    adaptive = False
 
     @property
     def defaults(self) -> dict[str, Option]:
@@ -151,23 +182,21 @@ class Method:
     @property
     def summary(self) -> str:
         """First sentence of the solver file's docstring, with its paper."""
-        module = inspect.getmodule(self.trace)
-        return (inspect.getdoc(module) or "").partition("\n\n")[0].replace("\n", " ")
+        return summary(inspect.getdoc(inspect.getmodule(self.trace)))
+
+    def nominal_order(self, options: Mapping[str, Option]) -> int:
+        """The order that the formula has on equal steps: at least the order that it declares."""
+        resolved = self.resolve(options)
+        order = self.order(resolved) if callable(self.order) else self.order
+        nominal = self.nominal(resolved) if callable(self.nominal) else self.nominal
+        return max(order, nominal or 0)
 
     def default_grid(self, schedule: Schedule) -> str:
         return self.grids.get(type(schedule).__name__, self.grids["*"])
 
     def resolve(self, options: Mapping[str, Option]) -> dict[str, Option]:
         """All options with their values; raises ValueError for an option it lacks or a value of another type."""
-        known = self.defaults
-        for name, value in options.items():
-            if name not in known:
-                raise ValueError(f"{self.name} has no option {name!r}: it has {', '.join(known) or 'none'}")
-            accepted = (int, float) if isinstance(known[name], float) else type(known[name])
-            if not isinstance(value, accepted) or isinstance(value, bool) != isinstance(known[name], bool):
-                wanted = f"a {type(known[name]).__name__} such as {known[name]!r}"
-                raise ValueError(f"{self.name}: {name}={value!r} is not {wanted}")
-        return {k: type(v)(options[k]) if k in options else v for k, v in known.items()}
+        return resolve(self.name, self.defaults, options)
 
     def on(self, grid: Grid, options: Mapping[str, Option]) -> Plan:
         """The plan on a given grid; raises ValueError for unknown options."""
@@ -197,6 +226,26 @@ class Method:
             raise ValueError(f"{self.name}: thresholding acts on data prediction, and this works in {predicts}")
         return predicts
 
+    def build(
+        self,
+        schedule: Schedule,
+        nfe: int | None = None,
+        grid: str | None = None,
+        times: Sequence[float] | None = None,
+        t_start: float | None = None,
+        t_end: float | None = None,
+        options: Mapping[str, Option] = MappingProxyType({}),
+    ) -> Plan:
+        """The plan for a budget of calls on a named grid, or on explicit times."""
+        if times is not None and nfe is None and grid is None and t_start is None and t_end is None:
+            return self.on(explicit(schedule, times), options)
+        if nfe is None or times is not None:
+            raise ValueError(
+                "give either nfe, a budget of network calls, or times, the whole grid, and nothing beside it"
+            )
+        name = grid or self.default_grid(schedule)
+        return self.spend(nfe, lambda steps: make_grid(name, schedule, steps, t_start, t_end), options)
+
     def spend(self, nfe: int, grid_of: Callable[[int], Grid], options: Mapping[str, Option]) -> Plan:
         """The plan of exactly `nfe` calls, found by bisection over the number of steps, on which calls rise.
 
@@ -206,6 +255,7 @@ class Method:
             raise BudgetError(f"nfe must be a whole number of network calls >= 1, not {nfe!r}")
         grid_of(1)  # what fails with one step fails for a reason of its own
 
+        @cache
         def plan(steps: int) -> Plan | None:
             try:
                 grid = grid_of(steps)
@@ -213,6 +263,8 @@ class Method:
                 return None
             return self.on(grid, options)
 
+        if (usual := plan(nfe)) is not None and usual.nfe == nfe:  # one call a step, as most methods
+            return usual
         low, high = 1, nfe + 1  # every step costs at least one call, but for an analytical first one
         while low < high:
             middle = (low + high) // 2
@@ -221,8 +273,25 @@ class Method:
         found = plan(low)
         if found is not None and found.nfe == nfe:
             return found
-        near = sorted({p.nfe for s in range(max(1, low - 2), low + 3) if (p := plan(s))})
+        near = sorted({p.nfe for s in range(max(1, low - 2), low + 3) if (p := plan(s)) and p.nfe})
         raise BudgetError(f"{self.name} cannot spend {nfe} calls: it can spend {', '.join(map(str, near))} ...")
+
+
+def resolve(method: str, known: Mapping[str, Option], options: Mapping[str, Option]) -> dict[str, Option]:
+    """All known options with their values; raises ValueError for one the method lacks or a value of another type."""
+    for name, value in options.items():
+        if name not in known:
+            raise ValueError(f"{method} has no option {name!r}: it has {', '.join(known) or 'none'}")
+        accepted = (int, float) if isinstance(known[name], float) else type(known[name])
+        if not isinstance(value, accepted) or isinstance(value, bool) != isinstance(known[name], bool):
+            wanted = f"a {type(known[name]).__name__} such as {known[name]!r}"
+            raise ValueError(f"{method}: {name}={value!r} is not {wanted}")
+    return {k: type(v)(options[k]) if k in options else v for k, v in known.items()}
+
+
+def summary(doc: str | None) -> str:
+    """First paragraph of a solver file's docstring: what it is, with its paper."""
+    return (doc or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def solver(
@@ -232,29 +301,11 @@ def solver(
     predicts: Prediction,
     grids: Mapping[str, str],
     note: str = "",
+    nominal: int | Callable[[Mapping[str, Option]], int] | None = None,
 ) -> Callable[[Callable[..., None]], Method]:
     """Declare a solver; see Method for the arguments.  The decorated function becomes a Method."""
 
     def declare(trace: Callable[..., None]) -> Method:
-        return Method(name, trace, order, predicts, MappingProxyType({"*": "uniform", **grids}), note)
+        return Method(name, trace, order, predicts, MappingProxyType({"*": "uniform", **grids}), note, nominal)
 
     return declare
-
-
-def build(
-    method: Method,
-    schedule: Schedule,
-    nfe: int | None = None,
-    grid: str | None = None,
-    times: Sequence[float] | None = None,
-    t_start: float | None = None,
-    t_end: float | None = None,
-    options: Mapping[str, Option] = MappingProxyType({}),
-) -> Plan:
-    """The plan of `method` for a budget of calls on a named grid, or on explicit times."""
-    if times is not None and nfe is None and grid is None and t_start is None and t_end is None:
-        return method.on(explicit(schedule, times), options)
-    if nfe is None or times is not None:
-        raise ValueError("give either nfe, a budget of network calls, or times, the grid itself and nothing else of it")
-    name = grid or method.default_grid(schedule)
-    return method.spend(nfe, lambda steps: make_grid(name, schedule, steps, t_start, t_end), options)

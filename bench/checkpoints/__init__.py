@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench.checkpoints.base import Checkpoint
+from bench.checkpoints.base import Checkpoint, Guide
 from bench.checkpoints.bundle import BUNDLED, read_bundle, read_card
 from bench.errors import UsageError
 from solvers.registry import Registry
@@ -33,4 +33,4 @@ def load(name: str) -> Checkpoint:
         ) from error
 
 
-__all__ = ["CHECKPOINTS", "Checkpoint", "load"]
+__all__ = ["CHECKPOINTS", "Checkpoint", "Guide", "load"]

@@ -1,6 +1,7 @@
 """A checkpoint: a fixed network, the process it was trained on, and the data it is compared with."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,18 @@ from solvers import noise
 from solvers.model import Prediction
 
 Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Guide:
+    """How a checkpoint is guided: the scale, between which noise levels sigma/alpha, and whether by CFG++.
+
+    See solvers.Guidance, which this becomes once the checkpoint's null label and the sampler's times are known.
+    """
+
+    scale: float = 1.0
+    interval: tuple[float, float] | None = None
+    plus_plus: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,16 +52,19 @@ class Checkpoint:
     real: Callable[[], NDArray[np.uint8]] | None = None
     moments: Callable[[], Moments] | None = None
 
-    def denoiser(self, guidance: float, device: torch.device, dtype: torch.dtype) -> solvers.Denoiser:
-        """A copy of the network on `device`, behind a call counter, guided at scale `guidance`.
+    def denoiser(
+        self, guide: Guide, device: torch.device, dtype: torch.dtype, times: tuple[float, ...] = ()
+    ) -> solvers.Denoiser:
+        """A copy of the network on `device`, behind a call counter, guided; CFG++ needs the sampler's `times`.
 
         Weights keep their own precision, but rise to float64 when that is asked for.
         """
         network = copy.deepcopy(self.network).to(device)
         if dtype == torch.float64:
             network = network.double()
-        null = solvers.Guidance(guidance, {"y": len(self.classes)})
-        return solvers.Denoiser(network, self.schedule, self.predicts, null)
+        null, steps = {"y": len(self.classes)}, times if guide.plus_plus else ()
+        guidance = solvers.Guidance(guide.scale, null, guide.interval or (0.0, math.inf), steps)
+        return solvers.Denoiser(network, self.schedule, self.predicts, guidance)
 
     def latents(self, seed: int, start: int, count: int, t: float) -> Tensor:
         """x_T of samples start .. start + count - 1, float64 (count, *shape), a pure function of (seed, index)."""

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from bench.checkpoints.base import Checkpoint
@@ -44,8 +44,10 @@ class GaussianMixture(nn.Module):
         variances = 0.02 + 0.25 * torch.rand(k, d, generator=g, dtype=torch.float64) ** 3
         return cls(weights, means.reshape(k, *shape), axes, variances, classes)
 
-    def noise(self, x: Tensor, alpha: float, sigma: float, y: Tensor | None = None) -> Tensor:
-        """E[eps | x_t = x, class y] for x (B, *shape), y (B,), in x's dtype."""
+    def noise(self, x: Tensor, alpha: ArrayLike, sigma: ArrayLike, y: Tensor | None = None) -> Tensor:
+        """E[eps | x_t = x, class y] for x (B, *shape), y (B,) and a level for all or one each, in x's dtype."""
+        levels = (torch.as_tensor(level, dtype=torch.float64, device=x.device) for level in (alpha, sigma))
+        alpha, sigma = (level.reshape(-1, 1, 1) for level in levels)
         z = x.double().flatten(1)[:, None] - alpha * self.means  # (B, k, d)
         z = torch.einsum("bkd,kde->bke", z, self.axes)
         variance = alpha**2 * self.variances + sigma**2
@@ -54,7 +56,7 @@ class GaussianMixture(nn.Module):
             other = (self.component_class != y[:, None]) & (y[:, None] != self.classes)
             log_p = log_p.masked_fill(other, -torch.inf)
         score = -torch.einsum("bk,bke,kde->bd", log_p.softmax(1), z / variance, self.axes)
-        return (-sigma * score).reshape(x.shape).to(x.dtype)
+        return (-sigma[:, 0] * score).reshape(x.shape).to(x.dtype)
 
     def moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The exact mean (d,) and covariance (d, d) over all classes."""
@@ -74,7 +76,7 @@ class GaussianMixture(nn.Module):
 
 
 class OnSchedule(nn.Module):
-    """The mixture as a network(x, t, y) on a schedule, predicting noise; all entries of t are the same."""
+    """The mixture as a network(x, t, y) on a schedule, predicting noise."""
 
     def __init__(self, mixture: GaussianMixture, schedule: Schedule) -> None:
         super().__init__()
@@ -82,8 +84,8 @@ class OnSchedule(nn.Module):
         self.schedule = schedule
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        at = float(t[0])
-        return self.mixture.noise(x, float(self.schedule.alpha(at)), float(self.schedule.sigma(at)), y)
+        times = t.double().cpu().numpy()
+        return self.mixture.noise(x, self.schedule.alpha(times), self.schedule.sigma(times), y)
 
 
 def bundle_tensors(mixture: GaussianMixture) -> dict[str, Tensor]:

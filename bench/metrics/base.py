@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.checkpoints.base import Checkpoint, quantise
+from bench.checkpoints.base import Checkpoint, Guide, quantise
 
 Features = NDArray[Any]
 
@@ -50,7 +50,7 @@ class Context:
 
     checkpoint: Checkpoint
     seed: int
-    guidance: float
+    guide: Guide
     cache: Path
     device: torch.device
 

@@ -54,7 +54,7 @@ class TrajectoryError(Metric):
         if (t_start, t_end) in self._solutions:
             return self._solutions[t_start, t_end]
         c = self.context
-        about = [c.checkpoint.digest, c.seed, c.guidance, t_start, t_end, SAMPLES, RTOL]
+        about = [c.checkpoint.digest, c.seed, c.guide.scale, c.guide.interval, t_start, t_end, SAMPLES, RTOL]
         path = c.cache / f"trajectory-{sha256(json.dumps(about).encode())[:16]}.npy"
         if path.exists():
             exact: NDArray[np.float64] = np.load(path)
@@ -69,7 +69,7 @@ class TrajectoryError(Metric):
 def solve(context: Context, t_start: float, t_end: float) -> NDArray[np.float64]:
     """The ODE's solution from samples 0 .. SAMPLES - 1 of the seed, each in its class: (SAMPLES, d)."""
     checkpoint, schedule = context.checkpoint, context.checkpoint.schedule
-    denoiser = checkpoint.denoiser(context.guidance, context.device, torch.float64)
+    denoiser = checkpoint.denoiser(context.guide, context.device, torch.float64)
     cond = {"y": checkpoint.labels(context.seed, 0, SAMPLES).to(context.device)}
     x_T = checkpoint.latents(context.seed, 0, SAMPLES, t_start)
     shape, t_last = x_T.shape, t_end or schedule.t_end

@@ -6,7 +6,7 @@ import pandas as pd
 
 from bench.store import Record
 
-CELL = ["checkpoint", "solver", "nfe", "guidance", "samples", "seed", "dtype", "order"]
+CELL = ["checkpoint", "solver", "guidance", "cfg_plus_plus", "samples", "seed", "dtype", "order"]
 
 
 def tidy(records: Iterable[Record]) -> pd.DataFrame:
@@ -17,6 +17,9 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
 
 def _rows(record: Record) -> list[dict[str, object]]:
     cell = {k: record["cell"][k] for k in CELL} | {
+        "nfe": record["cell"]["nfe"] or round(record["counted_nfe"], 1),
+        "guidance_interval": " ".join(f"{level:g}" for level in record["cell"]["guidance_interval"] or ()),
+        "adaptive": record["cell"]["nfe"] is None,
         "counted_nfe": record["counted_nfe"],
         "forwards_per_sample": record["forwards_per_sample"],
         "t_start": record["cell"]["times"][0],

@@ -14,13 +14,13 @@ ROWS, COLUMNS = 4, 8
 
 
 def write_grids(store: Store, records: list[Record], folder: Path) -> list[Path]:
-    """One PNG a solver whose cells kept images: the lowest and the highest budget side by side."""
+    """One PNG a solver whose cells kept images: the lowest and the highest budget, if there are two, side by side."""
     written = []
     for name in sorted({record["cell"]["solver"] for record in records}):
-        cells = sorted((r for r in records if r["cell"]["solver"] == name), key=lambda r: r["cell"]["nfe"])
-        ends = [(r["cell"]["nfe"], store.sidecar(r["key"]).get("images")) for r in (cells[0], cells[-1])]
+        cells = sorted((r for r in records if r["cell"]["solver"] == name), key=lambda r: r["counted_nfe"])
+        ends = [(r["counted_nfe"], store.sidecar(r["key"]).get("images")) for r in cells[:: max(1, len(cells) - 1)]]
         pictures = [(nfe, images) for nfe, images in ends if images is not None]
-        if len(pictures) == 2:
+        if pictures:
             safe = "".join(c if c.isalnum() or c in "_-" else "-" for c in name).strip("-")
             written.append(_save(folder / f"samples-{safe}.png", name, pictures))
     return written
@@ -28,12 +28,12 @@ def write_grids(store: Store, records: list[Record], folder: Path) -> list[Path]
 
 def _save(path: Path, name: str, pictures: list[tuple[int, NDArray[np.uint8]]]) -> Path:
     with mpl.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(11, 3.3), layout="constrained")
-        figure.suptitle(f"{name}: the same noise at two budgets", fontsize=12)
+        figure = Figure(figsize=(5.5 * len(pictures), 3.3), layout="constrained")
+        figure.suptitle(name + (": the same noise at two budgets" if len(pictures) == 2 else ""), fontsize=12)
         figure.get_layout_engine().set(wspace=0.1)
-        for axes, (nfe, images) in zip(figure.subplots(1, 2), pictures, strict=True):
+        for axes, (nfe, images) in zip(np.ravel(figure.subplots(1, len(pictures))), pictures, strict=True):
             axes.imshow(_tile(images), cmap="gray" if images.shape[1] == 1 else None, vmin=0, vmax=255)
-            axes.set_title(f"{nfe} network calls", fontsize=12)
+            axes.set_title(f"{nfe:.4g} network calls", fontsize=12)
             axes.set_axis_off()
         figure.savefig(path, dpi=110, metadata={"Software": None})
     return path

@@ -48,8 +48,9 @@ def leaderboard(table: pd.DataFrame, definition: Mapping[str, Any]) -> str:
         rows = table[table["metric"] == metric]
         about = rows.iloc[0]
         parts += [f"## {title(metric)}", f"`{metric}`, n = {about['n']:,}, against {about['reference']}."]
-        parts.append(_grid(rows, _with_error(rows)))
-    cells, batches = table.drop_duplicates("key"), batches_of(table)
+        parts += _boards(rows)
+    cells = table[~table["adaptive"]].drop_duplicates("key")
+    batches = batches_of(table) if len(cells) else []
     for batch in batches:
         parts += [
             f"## Latency, batch {batch}",
@@ -64,6 +65,18 @@ def leaderboard(table: pd.DataFrame, definition: Mapping[str, Any]) -> str:
         ]
         parts.append(_grid(cells, cells["memory_above_weights_mib"].map(significant)))
     return "\n\n".join(parts) + "\n"
+
+
+def _boards(rows: pd.DataFrame) -> list[str]:
+    """Solvers against budgets; under it the adaptive ones, each with the calls a sample that it came to take."""
+    fixed, adaptive = rows[~rows["adaptive"]], rows[rows["adaptive"]]
+    parts = [_grid(fixed, _with_error(fixed))] if len(fixed) else []
+    if len(adaptive):
+        calls = adaptive["nfe"].map("{:g}".format)
+        text = adaptive["value"].map(significant) + " ± " + adaptive["se"].map("{:.1g}".format)
+        lines = [["adaptive solver", "mean calls a sample", "value"], ["---"] * 3]
+        parts.append(_markdown([*lines, *map(list, zip(adaptive["solver"], calls, text, strict=True))]))
+    return parts
 
 
 def _with_error(rows: pd.DataFrame) -> pd.Series:
@@ -82,10 +95,14 @@ def significant(value: float) -> str:
 def _grid(rows: pd.DataFrame, text: pd.Series) -> str:
     """A Markdown table of `text`, solvers down, budgets across."""
     wide = rows.assign(text=text).pivot(index="solver", columns="nfe", values="text").fillna("—")
-    head = ["solver", *map(str, wide.columns)]
+    head = ["solver", *(f"{nfe:g}" for nfe in wide.columns)]
     lines = [
         head,
         ["---"] * len(head),
         *([name, *values] for name, values in zip(wide.index, wide.values, strict=True)),
     ]
+    return _markdown(lines)
+
+
+def _markdown(lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -14,6 +14,7 @@ from bench.report.leaderboard import batches_of, metrics_of, title
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe & Ito 2008
 MARKERS = "osD^vPX"
+LINES = ("-", "--", ":")
 STYLE = {
     "font.size": 12,
     "axes.spines.top": False,
@@ -29,6 +30,7 @@ STYLE = {
 
 def write_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
     """quality, latency and truncation figures of a tidy table; returns the files."""
+    table = table.assign(solver=table["solver"].astype("category"))
     quality = [m for m in metrics_of(table) if m.startswith("frechet")]
     with mpl.rc_context(STYLE):
         written = _save(folder / "quality", _panels(table, quality, _against_nfe)) if quality else []
@@ -41,22 +43,24 @@ def write_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
 
 def _panels(table: pd.DataFrame, metrics: list[str], draw: Callable[[Axes, pd.DataFrame], None]) -> Figure:
     """One panel a metric, one legend for all."""
-    figure = Figure(figsize=(1 + 5.5 * len(metrics), 4.6), layout="constrained")
+    figure = Figure(figsize=(3 + 5.5 * len(metrics), 5.2), layout="constrained")
     first = table.iloc[0]
     figure.suptitle(f"{first['checkpoint']}, seed {first['seed']}", fontsize=12)
     for axes, metric in zip(np.ravel(figure.subplots(1, len(metrics))), metrics, strict=True):
         rows = table[table["metric"] == metric]
         draw(axes, rows)
         axes.set_title(f"{title(metric)} (n = {rows['n'].iloc[0]:,})", fontsize=12)
-    figure.axes[-1].legend(loc="best", fontsize=11)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", fontsize=11)
     return figure
 
 
 def _curves(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, str]]]:
-    """Each solver's rows in order of NFE, with a colour and a marker of its own."""
-    for i, (name, of_solver) in enumerate(rows.groupby("solver", sort=True)):
-        n = len(COLOURS)
-        style = {"color": COLOURS[i % n], "marker": MARKERS[(i + i // n) % n]}  # the pair repeats after n * n solvers
+    """Each solver's rows in order of NFE, with the colour, marker and line that it has in all figures of the table."""
+    names = rows["solver"].cat.categories
+    for name, of_solver in rows.groupby("solver", sort=True, observed=True):
+        i, n = names.get_loc(name), len(COLOURS)
+        style = {"color": COLOURS[i % n], "marker": MARKERS[(i + i // n) % n], "linestyle": LINES[i // n % len(LINES)]}
         yield str(name), of_solver.sort_values("nfe"), style
 
 
@@ -64,7 +68,7 @@ def _against_nfe(axes: Axes, rows: pd.DataFrame) -> None:
     for name, of_solver, style in _curves(rows):
         axes.errorbar(of_solver["nfe"], of_solver["value"], 2 * of_solver["se"], label=name, capsize=3, **style)
     axes.set(xscale="log", yscale="log", xlabel="network calls (NFE)", ylabel="Fréchet distance (±2 s.e.)")
-    _plain_ticks(axes, rows["value"].min(), rows["nfe"])
+    _plain_ticks(axes, rows["value"].min(), rows[~rows["adaptive"]]["nfe"])
 
 
 def _truncation(axes: Axes, rows: pd.DataFrame) -> None:
@@ -74,7 +78,7 @@ def _truncation(axes: Axes, rows: pd.DataFrame) -> None:
         axes.errorbar(of_solver["nfe"], of_solver["value"], 2 * of_solver["se"], label=name + slope, capsize=3, **style)
     axes.set(xscale="log", yscale="log", xlabel="network calls (NFE)")
     axes.set_ylabel("RMSE to the exact ODE solution (±2 s.e.)\nslope: fit over each curve's upper half")
-    _plain_ticks(axes, rows["value"].min(), rows["nfe"])
+    _plain_ticks(axes, rows["value"].min(), rows[~rows["adaptive"]]["nfe"])
 
 
 def _slope(rows: pd.DataFrame) -> float:
@@ -87,13 +91,13 @@ def _against_latency(axes: Axes, rows: pd.DataFrame) -> None:
     rows = rows.assign(ms=rows[f"latency_batch{batch}_ms"] / batch)
     places = [(6, 6), (6, -14), (-18, -14)]  # neighbours often end close together
     for i, (name, of_solver, style) in enumerate(_curves(rows)):
-        line = {"linestyle": ":", "linewidth": 1, "capsize": 3, "label": name}
+        line = {"linewidth": 1, "capsize": 3, "label": name}
         axes.errorbar(of_solver["ms"], of_solver["value"], 2 * of_solver["se"], **line, **style)
         for at in (0, -1):  # the ends say which way the budget grows; all labels would overlap
             point = of_solver.iloc[at]
             place = (point["ms"], point["value"])
             text = {"textcoords": "offset points", "fontsize": 10, "color": style["color"]}
-            axes.annotate(point["nfe"], place, places[i % len(places)], **text)
+            axes.annotate(f"{point['nfe']:.3g}", place, places[i % len(places)], **text)
     front = rows.sort_values("ms")
     front = front[front["value"] < front["value"].cummin().shift(fill_value=np.inf)]
     axes.plot(front["ms"], front["value"], color="#888888", zorder=0, drawstyle="steps-post", label="Pareto front")

@@ -113,8 +113,8 @@ def test_a_network_that_is_not_finite_fails_the_cell(store: Store, bad: float) -
 class OnceTooOften(Checkpoint):
     """A checkpoint whose network calls its own counted denoiser once."""
 
-    def denoiser(self, guidance: float, device: torch.device, dtype: torch.dtype) -> solvers.Denoiser:
-        made = super().denoiser(guidance, device, dtype)
+    def denoiser(self, *args: Any) -> solvers.Denoiser:
+        made = super().denoiser(*args)
         inner = made.network
 
         def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.checkpoints import load
+from bench.checkpoints import Guide, load
 from bench.errors import UsageError
 from bench.metrics import METRICS, Context
 from bench.metrics.frechet import Gaussian, Matrix, Moments, distance, standard_error
@@ -110,7 +110,7 @@ def test_predicted_error_is_the_spread_of_repeated_distances(shift: float, scale
 
 def test_exact_distance_of_exact_draws_falls_with_their_number(tmp_path: Path) -> None:
     checkpoint = load("gmm")
-    metric = METRICS.get("frechet_exact")(Context(checkpoint, 0, 1.0, tmp_path, torch.device("cpu")))
+    metric = METRICS.get("frechet_exact")(Context(checkpoint, 0, Guide(), tmp_path, torch.device("cpu")))
     x = checkpoint.network.mixture.draw(0, 0, 20_000)[0].flatten(1).numpy()
     few, many = (metric.evaluate(x[:n], (1.0, 0.0))[0] for n in (1000, 20_000))
     assert (few.n, many.n, many.metric, many.family) == (1000, 20_000, "frechet_exact", "states")
@@ -121,4 +121,4 @@ def test_exact_distance_of_exact_draws_falls_with_their_number(tmp_path: Path) -
 @pytest.mark.parametrize(("name", "needs"), [("frechet_pixels", "real images"), ("frechet_digits", "8x8")])
 def test_a_metric_refuses_a_checkpoint_that_lacks_what_it_needs(name: str, needs: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=needs):
-        METRICS.get(name)(Context(load("gmm"), 0, 1.0, tmp_path, torch.device("cpu")))
+        METRICS.get(name)(Context(load("gmm"), 0, Guide(), tmp_path, torch.device("cpu")))

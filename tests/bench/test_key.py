@@ -104,6 +104,8 @@ def test_keys_do_not_depend_on_latency() -> None:
         {"seed": 1},
         {"samples": 11},
         {"guidance": 1.5},
+        {"guidance_interval": (0.1, 2.0)},
+        {"cfg_plus_plus": True},
         {"dtype": "float64"},
         {"nfe": (7,)},
         {"metrics": ("trajectory",)},
@@ -152,4 +154,4 @@ def test_a_digit_of_a_plan_changes_the_key() -> None:
 
 def test_a_key_is_that_of_any_process() -> None:
     """Pinned: results made elsewhere or earlier are found again; if it must change, raise spec.FORMAT."""
-    assert cell().key == "0393b397e25541265411daa37bd0db026309f014fde56714a0ebe0974545a39f"
+    assert cell().key == "e622702c9ac42b0888a28e76cefb5b1eed463eec4a1fb2621b9bbbfabd627965"

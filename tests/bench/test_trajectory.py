@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.cell import Sampler
-from bench.checkpoints import load
+from bench.checkpoints import Guide, load
 from bench.checkpoints.gmm import GaussianMixture, OnSchedule
 from bench.metrics import Chunk, Context
 from bench.metrics import trajectory as module
@@ -23,7 +23,7 @@ T_END = GMM.schedule.t_end
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    return Context(GMM, 0, 1.0, tmp_path, CPU)
+    return Context(GMM, 0, Guide(), tmp_path, CPU)
 
 
 def rms(x: NDArray[np.float64]) -> float:
@@ -59,7 +59,7 @@ def test_solution_of_one_gaussian_is_the_closed_form(tmp_path: Path) -> None:
     std = [(a**2 * m.variances[0] + s**2).sqrt() for a, s in zip(alpha, sigma, strict=True)]
     z = (x - alpha[0] * m.means[0]) @ m.axes[0]
     expected = alpha[1] * m.means[0] + (z * std[1] / std[0]) @ m.axes[0].T
-    assert rms(solve(Context(one, 3, 1.0, tmp_path, CPU), 1.0, T_END) - expected.numpy()) < 1e-5
+    assert rms(solve(Context(one, 3, Guide(), tmp_path, CPU), 1.0, T_END) - expected.numpy()) < 1e-5
 
 
 def test_a_plan_that_ends_on_the_data_is_compared_with_the_denoised_solution(context: Context) -> None:
@@ -73,7 +73,7 @@ def test_a_plan_that_ends_on_the_data_is_compared_with_the_denoised_solution(con
 
 def test_guidance_and_seed_change_the_solution(context: Context) -> None:
     plain = solve(context, 1.0, T_END)
-    assert rms(solve(replace(context, guidance=2.0), 1.0, T_END) - plain) > 0.01
+    assert rms(solve(replace(context, guide=Guide(2.0)), 1.0, T_END) - plain) > 0.01
     assert rms(solve(replace(context, seed=1), 1.0, T_END) - plain) > 0.1
 
 

@@ -88,6 +88,8 @@ class Case:
 
     def denoiser(self) -> solvers.Denoiser:
         guidance = solvers.Guidance(self.guidance, {"y": NO_CLASS})
+        if isinstance(self.schedule, solvers.RectifiedFlow):
+            return solvers.Denoiser(velocity, self.schedule, "velocity", guidance)
         return solvers.Denoiser(OnSchedule(mixture(), self.schedule), self.schedule, "noise", guidance)
 
     @property
@@ -105,6 +107,18 @@ def _arrays() -> dict[str, NDArray[np.float64]]:
 def mixture() -> GaussianMixture:
     """The mixture all recordings ran on."""
     return GaussianMixture.random(0)
+
+
+def velocity(x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    """The mixture's eps - x_0 on rectified flow, also at t = 1, where eps is x and x_0 the mean of the class."""
+    s, exact = float(t[0]), mixture()
+    eps = exact.noise(x, 1 - s, s, y)
+    if s < 1:
+        return (eps - x) / (1 - s)
+    labels = torch.full((len(x),), NO_CLASS) if y is None else y
+    member = (exact.component_class == labels[:, None]) | (labels[:, None] == NO_CLASS)
+    weights = exact.weights * member
+    return eps - (weights @ exact.means / weights.sum(1, keepdim=True)).reshape(x.shape)
 
 
 @cache

@@ -14,7 +14,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import solvers
-from bench.checkpoints import load
+from bench.checkpoints import Guide, load
 
 FEWSTEP = str(Path(sys.executable).parent / "fewstep")
 BATCH, ROUNDS, NFE = 500, 15, 9
@@ -25,7 +25,7 @@ def test_sampling_against_the_network_alone(benchmark: BenchmarkFixture, name: s
     torch.set_num_threads(2)
     checkpoint = load("digits")
     plan = solvers.plan(name, checkpoint.schedule, NFE)
-    denoiser = checkpoint.denoiser(1.0, torch.device("cpu"), torch.float32)
+    denoiser = checkpoint.denoiser(Guide(), torch.device("cpu"), torch.float32)
     x_T = checkpoint.latents(0, 0, BATCH, plan.times[0]).float()
     cond = {"y": checkpoint.labels(0, 0, BATCH)}
     ratios = []

@@ -2,12 +2,18 @@
 
 from functools import cache
 
+import pytest
 import torch
 from torch import Tensor
 
 import solvers
 from bench.checkpoints.gmm import GaussianMixture, OnSchedule
 from solvers.schedule import Schedule
+from solvers.testing import first_time
+from solvers.tracer import Method
+
+NAMES = [name for name in solvers.names() if isinstance(solvers.method(name), Method)]
+PLANNED = pytest.mark.parametrize("name", NAMES)  # the solvers that make plans: all but the adaptive ones
 
 SCHEDULES: dict[str, Schedule] = {
     "VPLinear": solvers.VPLinear(),
@@ -17,11 +23,6 @@ SCHEDULES: dict[str, Schedule] = {
     "EDM": solvers.EDM(),
     "RectifiedFlow": solvers.RectifiedFlow(),
 }
-
-
-def first_time(schedule: Schedule) -> float:
-    """Where sampling may start on any grid: rectified flow's t = 1 has no signal, so lambda is -inf there."""
-    return 0.999 if isinstance(schedule, solvers.RectifiedFlow) else schedule.t_max
 
 
 def plan_of(name: str, schedule: Schedule, nfe: int) -> solvers.Plan | None:

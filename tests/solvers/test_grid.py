@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import solvers
-from solvers.grid import GRIDS, Grid, explicit, make_grid
+from solvers.grid import GRIDS, Grid, block_orders, explicit, make_grid
 from solvers.schedule import Schedule
 from tests.solvers.common import SCHEDULES, first_time
 
@@ -136,3 +136,93 @@ def test_grids_in_lambda_refuse_to_start_where_no_signal_is_left(grid: str) -> N
 def test_an_unknown_grid_says_what_was_meant() -> None:
     with pytest.raises(solvers.UnknownNameError, match=r"unknown grid 'karas': did you mean 'karras'\?"):
         make_grid("karas", solvers.EDM(), 5)
+
+
+@pytest.mark.parametrize(
+    ("k", "N", "orders"),
+    [
+        (2, 1, [1]),
+        (2, 2, [2]),
+        (2, 7, [2, 2, 2, 1]),
+        (2, 8, [2, 2, 2, 2]),
+        (3, 1, [1]),
+        (3, 2, [2]),
+        (3, 3, [2, 1]),
+        (3, 4, [3, 1]),
+        (3, 5, [3, 2]),
+        (3, 6, [3, 2, 1]),
+        (3, 10, [3, 3, 3, 1]),
+        (3, 11, [3, 3, 3, 2]),
+        (3, 12, [3, 3, 3, 2, 1]),
+        (3, 15, [3, 3, 3, 3, 2, 1]),
+    ],
+)
+def test_blocks_have_the_published_orders(k: int, N: int, orders: list[int]) -> None:
+    """Lu et al. 2022, Section 3.3: 3, ..., 3, 2, 1 | 3, ..., 3, 1 | 3, ..., 3, 2."""
+    assert block_orders(k, N) == orders
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_blocks_spend_every_budget_in_as_few_updates_as_published(k: int) -> None:
+    for N in range(1, 100):
+        orders = block_orders(k, N)
+        assert sum(orders) == N
+        assert orders == sorted(orders, reverse=True)
+        assert len(orders) == (N // 3 + 1 if k == 3 else (N + 1) // 2)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("k", [2, 3])
+def test_blocks_are_equal_in_lambda_and_so_are_the_steps_of_each(k: int, schedule: Schedule) -> None:
+    first = first_time(schedule)
+    for N in range(1, 31):
+        grid, orders = make_grid(f"logsnr_{k}", schedule, N, first), block_orders(k, N)
+        whole = float(schedule.lam(schedule.t_end) - schedule.lam(first)) / len(orders)
+        steps = [whole / order for order in orders for _ in range(order)]
+        np.testing.assert_allclose(np.diff(grid.lam), steps, rtol=1e-6)
+        assert (grid.times[0], grid.times[-1]) == (first, schedule.t_end)
+
+
+@pytest.mark.parametrize("name", ["dpm_solver_2", "dpm_solver_3", "dpmpp_2s", "dpmpp_3s"])
+def test_singlestep_solvers_step_from_block_to_block(name: str) -> None:
+    for nfe in range(1, 20):
+        plan = solvers.plan(name, solvers.VPLinear(), nfe)
+        assert plan.times == make_grid(f"logsnr_{name.rstrip('s')[-1]}", solvers.VPLinear(), nfe).times
+
+
+@pytest.mark.parametrize("N", [1, 2, 7, 28])
+def test_a_shift_of_one_is_uniform(N: int) -> None:
+    times = make_grid("shifted", solvers.RectifiedFlow(), N).times
+    np.testing.assert_allclose(times, np.linspace(1, 0, N + 1), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("N", [1, 2, 7, 28])
+@pytest.mark.parametrize("shift", [3.0, 0.5])
+def test_a_shift_is_the_published_formula(N: int, shift: float) -> None:
+    """Esser et al. 2024, Eq. (23): the signal-to-noise ratio of uniform times, divided by the shift squared."""
+    grid, u = make_grid("shifted", solvers.RectifiedFlow(shift), N), np.linspace(1, 0, N + 1)
+    np.testing.assert_allclose(grid.times, shift * u / (1 + (shift - 1) * u), rtol=1e-14, atol=0)
+    uniform = make_grid("uniform", solvers.RectifiedFlow(), N, t_end=1e-9)
+    np.testing.assert_allclose(grid.lam[1:-1], uniform.lam[1:-1] - np.log(shift), atol=1e-6)
+
+
+@given(shift=st.floats(0.1, 10), t_start=st.floats(0.1, 1), N=st.integers(1, 30))
+def test_a_shifted_grid_keeps_its_ends_to_the_bit_and_is_uniform_before_the_shift(
+    shift: float, t_start: float, N: int
+) -> None:
+    times = np.array(make_grid("shifted", solvers.RectifiedFlow(shift), N, t_start).times)
+    assert (times[0], times[-1]) == (t_start, 0)
+    steps = np.diff(times / (shift - (shift - 1) * times))
+    np.testing.assert_allclose(steps, steps.mean(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0, float("nan")])
+def test_a_shift_that_is_not_positive_is_refused(shift: float) -> None:
+    with pytest.raises(ValueError, match=f"shift must be positive, not {shift}"):
+        solvers.RectifiedFlow(shift)
+
+
+@pytest.mark.parametrize("schedule", [solvers.VPLinear(), solvers.EDM()], ids=repr)
+def test_the_shifted_grid_is_for_rectified_flows_alone(schedule: Schedule) -> None:
+    with pytest.raises(ValueError, match=f"needs a RectifiedFlow schedule, not {type(schedule).__name__}"):
+        make_grid("shifted", schedule, 5)

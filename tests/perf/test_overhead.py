@@ -1,0 +1,107 @@
+"""What a solver costs of its own: microseconds a step on a (1, 4, 64, 64) latent, one thread, a network that is free.
+
+Beside each, the diffusers scheduler of the same method, and the floor: one linear combination of three tensors.
+`make bench` prints the figures; results/speed.md is made of them by tests/perf/table.py.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+import solvers
+from tests.solvers.common import NAMES
+
+SCHEDULE = solvers.VPDiscrete.scaled_linear()
+CALLS, ROUNDS = 20, 60
+X = torch.zeros(1, 4, 64, 64)
+MULTISTEP, SINGLESTEP = diffusers.DPMSolverMultistepScheduler, diffusers.DPMSolverSinglestepScheduler
+THEIRS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (diffusers.DDIMScheduler, {"clip_sample": False}),
+    "heun": (diffusers.HeunDiscreteScheduler, {}),
+    "euler": (diffusers.EulerDiscreteScheduler, {}),
+    "lms": (diffusers.LMSDiscreteScheduler, {}),
+    "dpm_2": (diffusers.KDPM2DiscreteScheduler, {}),
+    "plms": (diffusers.PNDMScheduler, {"skip_prk_steps": True}),
+    "pndm_f": (diffusers.PNDMScheduler, {}),
+    "dpm_solver_2m": (MULTISTEP, {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
+    "dpmpp_2m": (MULTISTEP, {}),
+    "dpmpp_3m": (MULTISTEP, {"solver_order": 3}),
+    "dpmpp_2s": (SINGLESTEP, {}),
+    "dpmpp_3s": (SINGLESTEP, {"solver_order": 3}),
+    "deis_logrho": (diffusers.DEISMultistepScheduler, {}),
+    "unipc": (diffusers.UniPCMultistepScheduler, {"solver_order": 3}),
+}
+
+
+def plan_of(name: str) -> solvers.Plan:
+    """The solver's plan of the first budget from CALLS on that it can spend."""
+    for nfe in range(CALLS, CALLS + 12):
+        try:
+            return solvers.plan(name, SCHEDULE, nfe)
+        except solvers.BudgetError:
+            continue
+    raise AssertionError(f"{name} spends none of {CALLS} calls and the eleven after")
+
+
+def floor() -> float:
+    """Seconds that a combination of three tensors takes."""
+    y, z = torch.randn_like(X), torch.randn_like(X)
+    begin = time.perf_counter()
+    for _ in range(CALLS):
+        out = X * 0.3
+        out.add_(y, alpha=0.2)
+        out.add_(z, alpha=0.1)
+    return (time.perf_counter() - begin) / CALLS
+
+
+def theirs(name: str, output: torch.Tensor) -> Callable[[], float] | None:
+    """Seconds a step of the diffusers scheduler, where there is one of this method."""
+    if name not in THEIRS:
+        return None
+    kind, options = THEIRS[name]
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler = kind(**betas, **options)
+
+    def step() -> float:
+        scheduler.set_timesteps(CALLS)
+        x = X
+        begin = time.perf_counter()
+        for t in scheduler.timesteps:
+            x = scheduler.step(output, t, scheduler.scale_model_input(x, t), return_dict=False)[0]
+        return (time.perf_counter() - begin) / len(scheduler.timesteps)
+
+    return step
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_own_time_of_a_step(benchmark: BenchmarkFixture, name: str) -> None:
+    torch.set_num_threads(1)
+    plan, output = plan_of(name), torch.randn_like(X)
+    denoiser = solvers.Denoiser(lambda x, t: output, SCHEDULE)
+    z = [torch.randn_like(X) for _ in range(plan.draws)]
+    other = theirs(name, output)
+    ours, floors, others = [], [], []
+
+    def sample() -> None:
+        begin = time.perf_counter()
+        solvers.sample(plan, denoiser, X, z.__getitem__)
+        ours.append((time.perf_counter() - begin) / plan.nfe)
+        floors.append(floor())  # interleaved, so that drift hits all alike
+        if other:
+            others.append(other())
+
+    benchmark.pedantic(sample, rounds=ROUNDS, warmup_rounds=5)
+    microseconds = {
+        "ours": statistics.median(ours) * 1e6,
+        "floor": statistics.median(floors) * 1e6,
+        "diffusers": statistics.median(others) * 1e6 if others else None,
+    }
+    benchmark.extra_info |= microseconds | {"name": name, "draws": plan.draws, "buffers": plan.buffers}
+    beside = f", diffusers {microseconds['diffusers']:.0f}" if microseconds["diffusers"] else ""
+    print(f"\n{name}: {microseconds['ours']:.1f} us a call, floor {microseconds['floor']:.1f}{beside}")

@@ -89,19 +89,16 @@ def _against_latency(axes: Axes, rows: pd.DataFrame) -> None:
     """Milliseconds a sample at the large batch; the Pareto front is what nothing beats in both."""
     batch = batches_of(rows)[-1]
     rows = rows.assign(ms=rows[f"latency_batch{batch}_ms"] / batch)
-    places = [(6, 6), (6, -14), (-18, -14)]  # neighbours often end close together
-    for i, (name, of_solver, style) in enumerate(_curves(rows)):
+    for name, of_solver, style in _curves(rows):
         line = {"linewidth": 1, "capsize": 3, "label": name}
         axes.errorbar(of_solver["ms"], of_solver["value"], 2 * of_solver["se"], **line, **style)
-        for at in (0, -1):  # the ends say which way the budget grows; all labels would overlap
-            point = of_solver.iloc[at]
-            place = (point["ms"], point["value"])
-            text = {"textcoords": "offset points", "fontsize": 10, "color": style["color"]}
-            axes.annotate(f"{point['nfe']:.3g}", place, places[i % len(places)], **text)
     front = rows.sort_values("ms")
     front = front[front["value"] < front["value"].cummin().shift(fill_value=np.inf)]
     axes.plot(front["ms"], front["value"], color="#888888", zorder=0, drawstyle="steps-post", label="Pareto front")
-    axes.set(xscale="log", yscale="log", xlabel=f"milliseconds a sample, batch {batch}; numbers: NFE at both ends")
+    for point in front.itertuples():  # labels at all points would overlap
+        place = {"textcoords": "offset points", "xytext": (4, -13), "fontsize": 10}
+        axes.annotate(f"{point.nfe:.3g}", (point.ms, point.value), **place)
+    axes.set(xscale="log", yscale="log", xlabel=f"milliseconds a sample, batch {batch}; numbers: NFE on the front")
     axes.set_ylabel("Fréchet distance (±2 s.e.)")
     _plain_ticks(axes, rows["value"].min())
 

@@ -15,16 +15,18 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import solvers
 from bench.checkpoints import Guide, load
+from bench.spec import SOLVERS
 
 FEWSTEP = str(Path(sys.executable).parent / "fewstep")
 BATCH, ROUNDS, NFE = 500, 15, 9
 
 
-@pytest.mark.parametrize("name", solvers.names())
+@pytest.mark.parametrize("name", SOLVERS)
 def test_sampling_against_the_network_alone(benchmark: BenchmarkFixture, name: str) -> None:
     torch.set_num_threads(2)
     checkpoint = load("digits")
     plan = solvers.plan(name, checkpoint.schedule, NFE)
+    z = [torch.randn(BATCH, *checkpoint.shape) for _ in range(plan.draws)]
     denoiser = checkpoint.denoiser(Guide(), torch.device("cpu"), torch.float32)
     x_T = checkpoint.latents(0, 0, BATCH, plan.times[0]).float()
     cond = {"y": checkpoint.labels(0, 0, BATCH)}
@@ -39,7 +41,7 @@ def test_sampling_against_the_network_alone(benchmark: BenchmarkFixture, name: s
 
     def sample() -> None:
         begin = time.perf_counter()
-        solvers.sample(plan, denoiser, x_T, cond=cond)
+        solvers.sample(plan, denoiser, x_T, z.__getitem__, cond=cond)
         total = time.perf_counter() - begin
         ratios.append(total / network())  # interleaved, so that drift hits both
 

@@ -8,7 +8,8 @@ HEAD = """# What the solvers cost
 
 Microseconds of a solver's own time a network call: a (1, 4, 64, 64) float32 latent, one CPU thread, a network that is
 free, 20 calls, medians of interleaved rounds.  "Floor" is one linear combination of three tensors, timed in the same
-rounds; "diffusers" the scheduler of the same method, its own ratio being ours / theirs.  Made by `make bench` on
+rounds; "compiled" the whole plan as one graph of torch.compile (`solvers.graphs.compiled`); "diffusers" the scheduler
+of the same method, its ratio being ours / theirs, uncompiled both.  Made by `make bench` on
 """
 
 
@@ -17,12 +18,15 @@ def main(path: Path) -> None:
     rows = [b["extra_info"] for b in data["benchmarks"] if "floor" in b["extra_info"]]
     machine = data["machine_info"]["cpu"]["brand_raw"]
     print(HEAD.rstrip(), f"{machine}, commit {data['commit_info']['id'][:7]}.\n")
-    print("| solver | \u00b5s a call | / floor | diffusers \u00b5s | ours / diffusers | states held |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| solver | \u00b5s a call | / floor | compiled \u00b5s | diffusers \u00b5s | ours / diffusers | states held |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         ours, theirs = row["ours"], row["diffusers"]
         beside = f"{theirs:.0f} | {ours / theirs:.2f}" if theirs else "\u2014 | \u2014"
-        print(f"| {row['name']} | {ours:.1f} | {ours / row['floor']:.2f} | {beside} | {row['buffers']} |")
+        traced = f"{row['compiled']:.1f}" if row["compiled"] else "\u2014"
+        print(f"| {row['name']} | {ours:.1f} | {ours / row['floor']:.2f} | {traced} | {beside} | {row['buffers']} |")
 
 
 if __name__ == "__main__":

@@ -15,10 +15,13 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import solvers
+from bench.spec import SOLVERS
+from solvers.graphs import compiled
 from tests.solvers.common import NAMES
 
 SCHEDULE = solvers.VPDiscrete.scaled_linear()
 CALLS, ROUNDS = 20, 60
+COMPILED = {*SOLVERS, "dpm_2", "hb", "dpmpp_3m_sde", "dpmpp_sde_2m"}  # tracing takes seconds a plan
 X = torch.zeros(1, 4, 64, 64)
 MULTISTEP, SINGLESTEP = diffusers.DPMSolverMultistepScheduler, diffusers.DPMSolverSinglestepScheduler
 THEIRS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -86,7 +89,8 @@ def test_own_time_of_a_step(benchmark: BenchmarkFixture, name: str) -> None:
     denoiser = solvers.Denoiser(lambda x, t: output, SCHEDULE)
     z = [torch.randn_like(X) for _ in range(plan.draws)]
     other = theirs(name, output)
-    ours, floors, others = [], [], []
+    traced = compiled(plan, denoiser) if name in COMPILED else None
+    ours, floors, others, compileds = [], [], [], []
 
     def sample() -> None:
         solvers.sample(plan, denoiser, X, z.__getitem__)  # so that what ran before is out of the caches
@@ -94,6 +98,11 @@ def test_own_time_of_a_step(benchmark: BenchmarkFixture, name: str) -> None:
         solvers.sample(plan, denoiser, X, z.__getitem__)
         ours.append((time.perf_counter() - begin) / plan.nfe)
         floors.append(floor())  # interleaved, so that drift hits all alike
+        if traced:
+            traced(X, z.__getitem__, None)
+            begin = time.perf_counter()
+            traced(X, z.__getitem__, None)
+            compileds.append((time.perf_counter() - begin) / plan.nfe)
         if other:
             others.append(other())
 
@@ -102,6 +111,7 @@ def test_own_time_of_a_step(benchmark: BenchmarkFixture, name: str) -> None:
         "ours": statistics.median(ours) * 1e6,
         "floor": statistics.median(floors) * 1e6,
         "diffusers": statistics.median(others) * 1e6 if others else None,
+        "compiled": statistics.median(compileds) * 1e6 if compileds else None,
     }
     benchmark.extra_info |= microseconds | {"name": name, "draws": plan.draws, "buffers": plan.buffers}
     beside = f", diffusers {microseconds['diffusers']:.0f}" if microseconds["diffusers"] else ""

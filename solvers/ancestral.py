@@ -8,13 +8,13 @@ eta = 0 is the ODE's method; euler_ancestral is DDIM with the same eta.
 from math import sqrt
 
 from solvers.grid import Grid
-from solvers.karras import GRIDS, along, ancestral, check_eta, level, level_of, towards, with_noise
-from solvers.tracer import Tracer, solver
+from solvers.karras import GRIDS, along, ancestral, level, level_of, towards, with_noise
+from solvers.tracer import Tracer, check_unit, solver
 
 
 @solver("euler_ancestral", order=1, predicts="data", grids=GRIDS)
 def euler_ancestral(p: Tracer, grid: Grid, eta: float = 1.0) -> None:
-    check_eta("euler_ancestral", eta)
+    check_unit("euler_ancestral", "eta", eta)
     x = p.start()
     for i in range(grid.steps):
         at, alpha = level(grid, i), grid.alpha[i + 1]
@@ -24,7 +24,7 @@ def euler_ancestral(p: Tracer, grid: Grid, eta: float = 1.0) -> None:
 
 @solver("dpm_2_ancestral", order=2, predicts="noise", grids=GRIDS)
 def dpm_2_ancestral(p: Tracer, grid: Grid, eta: float = 1.0) -> None:
-    check_eta("dpm_2_ancestral", eta)
+    check_unit("dpm_2_ancestral", "eta", eta)
     x = p.start()
     for i in range(grid.steps):
         at, alpha = level(grid, i), grid.alpha[i + 1]
@@ -39,7 +39,7 @@ def dpm_2_ancestral(p: Tracer, grid: Grid, eta: float = 1.0) -> None:
 @solver("dpmpp_2s_ancestral", order=2, predicts="data", grids=GRIDS)
 def dpmpp_2s_ancestral(p: Tracer, grid: Grid, eta: float = 1.0) -> None:
     """DPM-Solver++(2S), Lu et al. 2022, arXiv 2211.01095, Algorithm 1 with r = 1/2, to u_down."""
-    check_eta("dpmpp_2s_ancestral", eta)
+    check_unit("dpmpp_2s_ancestral", "eta", eta)
     x = p.start()
     for i in range(grid.steps):
         at, alpha = level(grid, i), grid.alpha[i + 1]

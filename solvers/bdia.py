@@ -10,13 +10,12 @@ from itertools import pairwise
 
 from solvers.grid import Grid
 from solvers.pndm import GRIDS, transfer
-from solvers.tracer import Tracer, solver
+from solvers.tracer import Tracer, check_unit, solver
 
 
 @solver("bdia", order=lambda o: 2 if o["gamma"] == 1 else 1, predicts="noise", grids=GRIDS)
 def bdia(p: Tracer, grid: Grid, gamma: float = 1.0) -> None:
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"bdia: gamma={gamma} must lie in [0, 1]")
+    check_unit("bdia", "gamma", gamma)
     x, x_1, times = p.start(), None, grid.times
     for i, (t, s) in enumerate(pairwise(times)):
         e = p.model(x, i)

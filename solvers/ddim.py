@@ -9,13 +9,12 @@ order of DPM-Solver, Euler's step of EDM); eta = 1 is DDPM's ancestral sampling.
 from math import expm1, log1p, sqrt
 
 from solvers.grid import Grid
-from solvers.tracer import Tracer, solver
+from solvers.tracer import Tracer, check_unit, solver
 
 
 @solver("ddim", order=1, predicts="data", grids={"EDM": "edm"})
 def ddim(p: Tracer, grid: Grid, eta: float = 0.0) -> None:
-    if not 0 <= eta <= 1:
-        raise ValueError(f"ddim: eta={eta} must lie in [0, 1]")
+    check_unit("ddim", "eta", eta)
     alpha, sigma, lam = grid.alpha, grid.sigma, grid.lam
     x = p.start()
     for i in range(grid.steps):

@@ -16,13 +16,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from solvers.dpm_solver_steps import LOWER_ORDER_FINAL, check
+from solvers.dpm_solver_steps import LOWER_ORDER_FINAL
 from solvers.exponential import NODES, WEIGHTS, lagrange
 from solvers.grid import Grid
 from solvers.ipndm import Weights, check_order, multistep
 from solvers.pndm import NO_SIGNAL, mix, transfer
 from solvers.schedule import EDM, Array, Schedule, VPLinear
-from solvers.tracer import Tracer, solver
+from solvers.tracer import Tracer, check_word, solver
 
 GRIDS = {"*": "quadratic", "EDM": "karras", "RectifiedFlow": "uniform"}
 STAGE_GRIDS = GRIDS | {"RectifiedFlow": "logsnr"}  # as for PNDM's starts
@@ -87,7 +87,7 @@ def deis_rhoab(p: Tracer, grid: Grid, order: int = 2) -> None:
 @solver("deis_logrho", order=lambda o: int(o["order"]), predicts="noise", grids=GRIDS | {"VPDiscrete": "linspace"})
 def deis_logrho(p: Tracer, grid: Grid, order: int = 2, lower_order_final: str = "below_15") -> None:
     check_order("deis_logrho", order, 1, 3)
-    check("deis_logrho", "lower_order_final", lower_order_final, tuple(LOWER_ORDER_FINAL))
+    check_word("deis_logrho", "lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
     multistep(p, grid, order, exact(grid, np.log), lower_order_final)
 
 

@@ -10,7 +10,7 @@ call, except with "cube_root", whose official code calls the network below the e
 
 from solvers.grid import Grid
 from solvers.karras import GRIDS, S_TMAX, Churn, along, level_of
-from solvers.tracer import Tracer, solver
+from solvers.tracer import Tracer, check_word, solver
 
 MIDPOINTS = {
     "geometric": lambda u, v, r: u ** (1 - r) * v**r,
@@ -32,8 +32,7 @@ def dpm_2(
 ) -> None:
     if not 0 < r <= 1:
         raise ValueError(f"dpm_2: r={r} must lie in (0, 1]")
-    if midpoint not in MIDPOINTS:
-        raise ValueError(f"dpm_2: midpoint={midpoint!r} is none of {', '.join(MIDPOINTS)}")
+    check_word("dpm_2", "midpoint", midpoint, MIDPOINTS)
     churn = Churn("dpm_2", s_churn, s_tmin, s_tmax, s_noise)
     x = p.start()
     for i in range(grid.steps):

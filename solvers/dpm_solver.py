@@ -4,11 +4,9 @@ The formulas, and the official rules for the last steps, are in dpm_solver_steps
 singlestep; the multistep ones are the official code's.
 """
 
-from solvers.dpm_solver_steps import LOWER_ORDER_FINAL, SOLVER_TYPES, check, multistep, singlestep
+from solvers.dpm_solver_steps import LOWER_ORDER_FINAL, SOLVER_TYPES, multistep, singlestep
 from solvers.grid import Grid
-from solvers.tracer import Tracer, solver
-
-RULES = tuple(LOWER_ORDER_FINAL)
+from solvers.tracer import Tracer, check_unit, check_word, solver
 
 
 @solver("dpm_solver_1", order=1, predicts="noise", grids={"*": "logsnr"})
@@ -18,30 +16,29 @@ def dpm_solver_1(p: Tracer, grid: Grid) -> None:
 
 @solver("dpm_solver_2", order=2, predicts="noise", grids={"*": "logsnr_2"})
 def dpm_solver_2(p: Tracer, grid: Grid, solver_type: str = "dpmsolver", lower_order_final: str = "never") -> None:
-    check("dpm_solver_2", "solver_type", solver_type, SOLVER_TYPES)
-    check("dpm_solver_2", "lower_order_final", lower_order_final, RULES)
+    check_word("dpm_solver_2", "solver_type", solver_type, SOLVER_TYPES)
+    check_word("dpm_solver_2", "lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
     singlestep(p, grid, 2, solver_type, lower_order_final)
 
 
 @solver("dpm_solver_3", order=3, predicts="noise", grids={"*": "logsnr_3"})
 def dpm_solver_3(p: Tracer, grid: Grid, solver_type: str = "dpmsolver", lower_order_final: str = "always") -> None:
-    check("dpm_solver_3", "solver_type", solver_type, (*SOLVER_TYPES, "midpoint"))
-    check("dpm_solver_3", "lower_order_final", lower_order_final, RULES)
+    check_word("dpm_solver_3", "solver_type", solver_type, (*SOLVER_TYPES, "midpoint"))
+    check_word("dpm_solver_3", "lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
     singlestep(p, grid, 3, solver_type, lower_order_final)
 
 
 @solver("dpm_solver_fast", order=3, predicts="noise", grids={"*": "logsnr_3"})
 def dpm_solver_fast(p: Tracer, grid: Grid, eta: float = 0.0) -> None:
     """k-diffusion's dpm_fast: DPM-Solver-3, and with eta > 0 every update goes below its end and is noised back up."""
-    if not 0 <= eta <= 1:
-        raise ValueError(f"dpm_solver_fast: eta={eta} must lie in [0, 1]")
+    check_unit("dpm_solver_fast", "eta", eta)
     singlestep(p, grid, 3, "dpmsolver", "always", eta)
 
 
 @solver("dpm_solver_2m", order=2, predicts="noise", grids={"*": "logsnr"})
 def dpm_solver_2m(p: Tracer, grid: Grid, solver_type: str = "dpmsolver", lower_order_final: str = "below_10") -> None:
-    check("dpm_solver_2m", "solver_type", solver_type, SOLVER_TYPES)
-    check("dpm_solver_2m", "lower_order_final", lower_order_final, RULES)
+    check_word("dpm_solver_2m", "solver_type", solver_type, SOLVER_TYPES)
+    check_word("dpm_solver_2m", "lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
     multistep(p, grid, 2, lower_order_final, taylor=solver_type == "taylor")
 
 
@@ -53,5 +50,5 @@ def dpm_solver_2m(p: Tracer, grid: Grid, solver_type: str = "dpmsolver", lower_o
     note="official: half the second difference that the expansion asks for, so of second order; exact=True: all of it",
 )
 def dpm_solver_3m(p: Tracer, grid: Grid, lower_order_final: str = "below_10", exact: bool = False) -> None:
-    check("dpm_solver_3m", "lower_order_final", lower_order_final, RULES)
+    check_word("dpm_solver_3m", "lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
     multistep(p, grid, 3, lower_order_final, second=2.0 if exact else 1.0)

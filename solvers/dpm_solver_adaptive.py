@@ -20,7 +20,7 @@ from solvers.grid import explicit
 from solvers.model import Cond, Denoiser, Prediction, column
 from solvers.plan import Noise, Option
 from solvers.schedule import Array, Schedule
-from solvers.tracer import BudgetError, resolve, summary
+from solvers.tracer import BudgetError, check_word, resolve, summary
 
 END = 1e-5  # of lambda: nearer than this to the end is the end
 SHORTEST = 1e-10  # of lambda: a step below it means that no step meets the tolerance
@@ -179,8 +179,7 @@ class AdaptiveMethod:
         for name in ("rtol", "atol", "h_init"):
             if not 0 < float(resolved[name]) < np.inf:
                 raise ValueError(f"{self.name}: {name}={resolved[name]} must be positive and finite")
-        if resolved["control"] not in CONTROLLERS:
-            raise ValueError(f"{self.name}: control={resolved['control']!r} is none of {', '.join(CONTROLLERS)}")
+        check_word(self.name, "control", str(resolved["control"]), CONTROLLERS)
         start = schedule.t_max if t_start is None else t_start
         ends = explicit(schedule, (start, schedule.t_end if t_end is None else t_end))
         if not np.isfinite(ends.lam).all():

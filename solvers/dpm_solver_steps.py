@@ -27,11 +27,6 @@ LOWER_ORDER_FINAL = {"never": 0, "below_10": 10, "below_15": 15, "always": 10**9
 SOLVER_TYPES = ("dpmsolver", "taylor")
 
 
-def check(method: str, option: str, value: str, accepted: Sequence[str]) -> None:
-    if value not in accepted:
-        raise ValueError(f"{method}: {option}={value!r} is none of {', '.join(accepted)}")
-
-
 class Node(NamedTuple):
     """A time and its levels."""
 

@@ -11,8 +11,8 @@ from math import exp, expm1, sqrt
 
 from solvers.exponential import phi
 from solvers.grid import Grid
-from solvers.karras import GRIDS, ancestral, check_eta, level, level_of, towards, with_noise
-from solvers.tracer import Symbol, Tracer, solver
+from solvers.karras import GRIDS, ancestral, level, level_of, towards, with_noise
+from solvers.tracer import Symbol, Tracer, check_unit, check_word, solver
 
 
 @solver(
@@ -27,11 +27,10 @@ def dpmpp_sde(p: Tracer, grid: Grid, eta: float = 1.0, r: float = 0.5, noise: st
     noise="brownian": the two draws of a step are increments of one path over u, which share the part from u to u_m.
     noise="iid": independent draws, as where k-diffusion is given another noise sampler; they cost an order.
     """
-    check_eta("dpmpp_sde", eta)
+    check_unit("dpmpp_sde", "eta", eta)
     if not 0 < r < 1:
         raise ValueError(f"dpmpp_sde: r={r} must lie in (0, 1)")
-    if noise not in ("brownian", "iid"):
-        raise ValueError(f"dpmpp_sde: noise={noise!r} is none of brownian, iid")
+    check_word("dpmpp_sde", "noise", noise, ("brownian", "iid"))
     fresh = p.noise if eta > 0 else Symbol
     x = p.start()
     for i in range(grid.steps):
@@ -61,9 +60,8 @@ def sde_step(p: Tracer, grid: Grid, i: int, x: Symbol, D: Symbol, eta: float) ->
 @solver("dpmpp_2m_sde", order=2, predicts="data", grids=GRIDS)
 def dpmpp_2m_sde(p: Tracer, grid: Grid, eta: float = 1.0, solver_type: str = "midpoint") -> None:
     """solver_type="heun" weighs D' as the exact solution does, "midpoint" as half the step."""
-    check_eta("dpmpp_2m_sde", eta)
-    if solver_type not in ("midpoint", "heun"):
-        raise ValueError(f"dpmpp_2m_sde: solver_type={solver_type!r} is none of midpoint, heun")
+    check_unit("dpmpp_2m_sde", "eta", eta)
+    check_word("dpmpp_2m_sde", "solver_type", solver_type, ("midpoint", "heun"))
     lam, sigma = grid.lam, grid.sigma
     x, D_prev = p.start(), None
     for i in range(grid.steps):
@@ -84,7 +82,7 @@ def dpmpp_2m_sde(p: Tracer, grid: Grid, eta: float = 1.0, solver_type: str = "mi
     note="official: half the second derivative, so of second order; exact=True: all of it",
 )
 def dpmpp_3m_sde(p: Tracer, grid: Grid, eta: float = 1.0, exact: bool = False) -> None:
-    check_eta("dpmpp_3m_sde", eta)
+    check_unit("dpmpp_3m_sde", "eta", eta)
     lam, sigma = grid.lam, grid.sigma
     x = p.start()
     past: list[Symbol] = []  # data predictions, the newest last

@@ -53,12 +53,6 @@ def along(e: Symbol, x: Symbol, at: Level, alpha: float, u: float) -> Symbol:
     return alpha / at.alpha * x + alpha * (u - at.u) * e
 
 
-def check_eta(name: str, eta: float) -> None:
-    """Raises ValueError for an eta that no ancestral step has."""
-    if not 0 <= eta <= 1:
-        raise ValueError(f"{name}: eta={eta} must lie in [0, 1]")
-
-
 def ancestral(u: float, u_next: float, eta: float) -> tuple[float, float]:
     """(u_down, u_up): the noise to solve the ODE to, and the fresh noise that brings it back up to u_next.
 

@@ -5,7 +5,7 @@ symbols with +, - and *, so the code is the paper's.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from math import hypot
@@ -287,6 +287,18 @@ def resolve(method: str, known: Mapping[str, Option], options: Mapping[str, Opti
             wanted = f"a {type(known[name]).__name__} such as {known[name]!r}"
             raise ValueError(f"{method}: {name}={value!r} is not {wanted}")
     return {k: type(v)(options[k]) if k in options else v for k, v in known.items()}
+
+
+def check_word(method: str, option: str, value: str, accepted: Iterable[str]) -> None:
+    """Raises ValueError naming the words that an option accepts, unless `value` is one of them."""
+    if value not in accepted:
+        raise ValueError(f"{method}: {option}={value!r} is none of {', '.join(accepted)}")
+
+
+def check_unit(method: str, option: str, value: float) -> None:
+    """Raises ValueError unless `value` lies between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{method}: {option}={value} must lie in [0, 1]")
 
 
 def summary(doc: str | None) -> str:

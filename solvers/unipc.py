@@ -14,10 +14,10 @@ from math import factorial, isfinite
 
 import numpy as np
 
-from solvers.dpm_solver_steps import LOWER_ORDER_FINAL, Step, check, node, ode_step, order_at
+from solvers.dpm_solver_steps import LOWER_ORDER_FINAL, Step, node, ode_step, order_at
 from solvers.exponential import Array, phi
 from solvers.grid import Grid
-from solvers.tracer import Symbol, Tracer, solver
+from solvers.tracer import Symbol, Tracer, check_word, solver
 
 
 def weights(step: Step, r: Sequence[float], variant: str) -> Array:
@@ -53,9 +53,9 @@ def unipc(
 ) -> None:
     if not 1 <= order <= 4:
         raise ValueError(f"unipc: order={order} must lie between 1 and 4")
-    check("unipc", "variant", variant, ("bh1", "bh2", "vary"))
-    check("unipc", "predicts", predicts, ("data", "noise"))
-    check("unipc", "lower_order_final", lower_order_final, tuple(LOWER_ORDER_FINAL))
+    check_word("unipc", "variant", variant, ("bh1", "bh2", "vary"))
+    check_word("unipc", "predicts", predicts, ("data", "noise"))
+    check_word("unipc", "lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
     x, lam = p.start(), grid.lam
     m = [p.model(x, 0)]  # the newest first
     for i in range(grid.steps):

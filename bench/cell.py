@@ -40,7 +40,7 @@ class Sampler:
         """x_T and conditions of samples start .. start + count - 1."""
         c, seed = self.checkpoint, self.cell.seed
         x_T = c.latents(seed, start, count, self.cell.plan.times[0]).to(self.device, self.dtype)
-        return x_T, {"y": c.labels(seed, start, count).to(self.device)}
+        return x_T, {"y": c.labels(seed, start, count, self.cell.classes).to(self.device)}
 
     def draw(self, start: int, x_T: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """The samples of these inputs; raises CountError, or FloatingPointError when one is not finite."""
@@ -62,7 +62,7 @@ class Sampler:
 
 def make_metrics(cell: Cell, checkpoint: Checkpoint, store: Store, device: torch.device) -> dict[str, Metric]:
     """The cell's metrics, ready; they can be shared by all cells of a sweep."""
-    context = Context(checkpoint, cell.seed, cell.guide, store.cache, device)
+    context = Context(checkpoint, cell.seed, cell.guide, store.cache, device, cell.classes)
     return {name: METRICS.get(name)(context) for name in cell.metrics}
 
 

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,17 @@ def whole(text: str) -> int:
 def budgets(text: str) -> list[int]:
     """Whole numbers between commas."""
     return [whole(item) for item in text.split(",")]
+
+
+def scales(text: str) -> list[float]:
+    """Finite numbers between commas."""
+    try:
+        values = [float(item) for item in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not numbers between commas") from None
+    if not all(isfinite(value) for value in values):
+        raise typer.BadParameter(f"{text!r} has a scale that is not finite")
+    return values
 
 
 File = Annotated[Path | None, typer.Argument(help="A sweep file (YAML); without one, the default sweep.")]
@@ -185,6 +197,33 @@ def train(
     with training_progress(Console(stderr=True), name, steps or RECIPES[name][1].steps) as on_step:
         run_recipe(name, folder, steps, seed, on_step)
     print(f"wrote {folder}")
+
+
+@app.command()
+def tune(
+    method: Annotated[str, typer.Argument(help="A method that learns, with settings: dc_solver(samples=20)")],
+    checkpoint: Annotated[str, typer.Option("--checkpoint", help="A name, or a folder of `fewstep train`.")] = "digits",
+    nfe: Nfe = "5,6,8,10",
+    guidance: Annotated[Any, typer.Option("--guidance", parser=scales, metavar="W,W,...", help="Scales.")] = "1",
+    seed: Annotated[Any, typer.Option("--seed", parser=whole, metavar="N", help="Of the noise to learn from.")] = "0",
+    classes: Annotated[Any, typer.Option("--classes", parser=budgets, metavar="K,K,...", help="To learn from.")] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="To search for it, where a method can.")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32 or float64.")] = "float32",
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option("--out", help="Where files go, as <out>/<checkpoint>/<method>.")] = Path("tuned"),
+) -> None:
+    """Let a method learn from a checkpoint, once for each budget and guidance scale; sweeps find what it learned."""
+    from bench.errors import UsageError
+    from bench.show import print_learned
+    from bench.tuning import Done, prepare
+
+    tuning = prepare(method, checkpoint, nfe, guidance, seed, classes, metric, dtype, device, out)
+    outcomes = []
+    for outcome in tuning.run(shlex.join(["fewstep", *sys.argv[1:]])):
+        print_learned(outcome)
+        outcomes.append(outcome)
+    if not any(isinstance(outcome, Done) for outcome in outcomes):
+        raise UsageError(f"nothing learned: {outcomes[0].why}")
 
 
 def main() -> None:

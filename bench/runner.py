@@ -85,7 +85,7 @@ def prepare(sweep: Sweep, out: Path, device: str) -> Job:
     checkpoint = load(sweep.checkpoint)
     found, skipped = cells(sweep, checkpoint)
     store = Store(out)
-    context = Context(checkpoint, sweep.seed, sweep.guide, store.cache, on)
+    context = Context(checkpoint, sweep.seed, sweep.guide, store.cache, on, sweep.classes)
     for name in found[0].metrics:
         METRICS.get(name)(context)
     job = Job(sweep, checkpoint, store, on, found, skipped)

@@ -12,9 +12,11 @@ import solvers
 from bench.checkpoints import CHECKPOINTS
 from bench.checkpoints.bundle import BUNDLED, read_card
 from bench.metrics import METRICS
+from bench.report.leaderboard import brief
 from bench.runner import Job
 from bench.spec import Cell
 from bench.store import Store
+from bench.tuning import Done, Refused
 from solvers import did_you_mean
 from solvers.tracer import COMMON
 
@@ -44,10 +46,10 @@ def training_progress(console: Console, name: str, steps: int) -> Iterator[Calla
 def print_plan(job: Job) -> None:
     """One row a solver, then the totals."""
     pending = {cell.key for cell in job.pending}
-    table = Table("solver", "order", "grid from", "to", "NFE (* = done already)")
+    table = Table("solver", "order", "grid from", "to", "NFE · calls spent on tuning (* = done already)")
     for name in dict.fromkeys(cell.solver for cell in job.cells):
         cells = [cell for cell in job.cells if cell.solver == name]
-        budgets = " ".join(f"{c.nfe or 'adaptive'}{'' if c.key in pending else '*'}" for c in cells)
+        budgets = " ".join(_budget(c) + "*" * (c.key not in pending) for c in cells)
         times = cells[-1].plan.times
         table.add_row(name, str(cells[0].plan.order), f"{times[0]:g}", f"{times[-1]:g}", budgets)
     console = Console()
@@ -60,6 +62,23 @@ def print_plan(job: Job) -> None:
         f"{len(job.cells) - len(pending)} done; results in {job.store.folder}",
         highlight=False,
     )
+
+
+def _budget(cell: Cell) -> str:
+    learned = cell.plan.learned_from
+    return f"{cell.nfe or 'adaptive'}" + (f"·{brief(learned.calls)}" if learned else "")
+
+
+def print_learned(outcome: Done | Refused) -> None:
+    """One line: what was learned, how the error fell, what it cost."""
+    if isinstance(outcome, Refused):
+        print(f"refused {outcome.label}: {outcome.why}")
+        return
+    learned, seconds = outcome.learned, outcome.seconds
+    calls = f"{learned.cost.calls:,} network calls on single samples"
+    fell = f"{learned.objective} {learned.curve[0][1]:.3g} -> {learned.curve[-1][1]:.3g}, " if learned.curve else ""
+    took = "there already" if seconds is None else f"{seconds:.0f} s"
+    print(f"{outcome.path}: {fell}{calls}, {took}", flush=True)
 
 
 def print_status(store: Store) -> None:

@@ -51,17 +51,24 @@ class Sweep(BaseModel):
     guidance: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     guidance_interval: Annotated[tuple[Level, Level], AfterValidator(_rising)] | None = None
     cfg_plus_plus: bool = False
+    classes: tuple[Annotated[StrictInt, Field(ge=0)], ...] | None = Field(None, min_length=1)
     dtype: Literal["float32", "float64"] = "float32"
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     latency: bool = True
+    tuned: str = "tuned"
 
     @property
     def guide(self) -> Guide:
         return Guide(self.guidance, self.guidance_interval, self.cfg_plus_plus)
 
+    def metrics_on(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        """Those asked for, or the checkpoint's own, which of some classes alone are those that make sense of them."""
+        usual = [m for m in checkpoint.metrics if not self.classes or METRICS.get(m).of_ode]
+        return tuple(dict.fromkeys(self.metrics or usual))
+
     def definition(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The sweep with nothing left to defaults, as it is written into its results folder."""
-        resolved = self.model_dump(mode="json") | {"metrics": list(self.metrics or checkpoint.metrics)}
+        resolved = self.model_dump(mode="json") | {"metrics": list(self.metrics_on(checkpoint))}
         return resolved | {"checkpoint": checkpoint.name, "digest": checkpoint.digest}
 
 
@@ -105,16 +112,22 @@ def split_list(text: str) -> list[str]:
 
 
 def parse_solver(text: str) -> tuple[str, dict[str, solvers.Option]]:
-    """Name and options of `name` or `name(option=value, ...)`; raises UsageError."""
+    """Name and options of `name` or `name(option=value, ...)`; raises UsageError.
+
+    A first word without a name, as in `time_shift(ddim, ...)`, is the option `base`.
+    """
     name, bracket, rest = text.strip().partition("(")
     if not bracket:
         return name, {}
     try:
         call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args or rest[-1:] != ")":
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or rest[-1:] != ")":
             raise ValueError(text)
-        options = {str(k.arg): _literal(k.value) for k in call.keywords if k.arg}
-        if len(options) < len(call.keywords):  # **options, or one of them twice
+        if not all(isinstance(word, ast.Name) for word in call.args):
+            raise ValueError(text)
+        given = [*(("base", word) for word in call.args), *((k.arg, k.value) for k in call.keywords)]
+        options = {str(k): _literal(value) for k, value in given if k}
+        if len(options) < len(given):  # **options, or one of them twice
             raise ValueError(text)
         return name.strip(), options
     except (SyntaxError, ValueError) as error:
@@ -143,6 +156,7 @@ class Cell:
     guide: Guide
     dtype: str
     metrics: tuple[str, ...]
+    classes: tuple[int, ...] | None = None
 
     @property
     def label(self) -> str:
@@ -174,7 +188,7 @@ class Cell:
             "guidance": dataclasses.asdict(self.guide),
             "dtype": self.dtype,
             "metrics": sorted(self.metrics),
-        }
+        } | ({"classes": sorted(self.classes)} if self.classes else {})
         return sha256(json.dumps(about, sort_keys=True).encode())
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,6 +208,8 @@ class Cell:
             "cfg_plus_plus": self.guide.plus_plus,
             "dtype": self.dtype,
             "metrics": self.metrics,
+            "classes": self.classes,
+            "learned_from": self.plan.learned_from.to_dict() if self.plan.learned_from else None,
         }
 
 
@@ -210,9 +226,14 @@ def cells(sweep: Sweep, checkpoint: Checkpoint) -> tuple[list[Cell], list[str]]:
 
     Raises UsageError for a solver that can spend none of the budgets, or options it cannot take.
     """
-    metrics = tuple(dict.fromkeys(sweep.metrics or checkpoint.metrics))
+    metrics = sweep.metrics_on(checkpoint)
     for metric in metrics:
-        METRICS.get(metric)
+        of_ode = METRICS.get(metric).of_ode
+        if sweep.classes and not of_ode:
+            raise UsageError(
+                f"classes: {metric} compares with all of them; metrics that can be taken of some: trajectory"
+            )
+    checkpoint.check_classes(sweep.classes or ())
     found: dict[str, Cell] = {}
     skipped: list[str] = []
     for text in sweep.solvers:
@@ -222,7 +243,7 @@ def cells(sweep: Sweep, checkpoint: Checkpoint) -> tuple[list[Cell], list[str]]:
             _check(text, plan, sweep, metrics)
             cell = Cell(
                 checkpoint.name, checkpoint.digest, text, plan, sweep.samples, sweep.seed, sweep.guide, sweep.dtype,
-                metrics,
+                metrics, sweep.classes,
             )  # fmt: skip
             found.setdefault(cell.key, cell)
     return list(found.values()), skipped
@@ -241,6 +262,9 @@ def _plans(text: str, sweep: Sweep, checkpoint: Checkpoint) -> tuple[list[solver
     """The plans of one solver at every budget it can spend, and why not at the others; an adaptive one has one."""
     name, options = parse_solver(text)
     method = solvers.method(name)
+    if method.learns:
+        folder = Path(sweep.tuned) / checkpoint.name / method.name
+        options = {"guidance": sweep.guidance, "tuned": str(folder)} | options
     where = {k: options.pop(k) for k in ("grid", *TIMES) if k in options}
     if not isinstance(where.get("grid", ""), str) or not all(isinstance(where.get(k, 0.0), int | float) for k in TIMES):
         raise UsageError(f"solver {text!r}: grid is a word; t_start and t_end are numbers")
@@ -254,4 +278,11 @@ def _plans(text: str, sweep: Sweep, checkpoint: Checkpoint) -> tuple[list[solver
             raise UsageError(f"solver {text!r}: {error}") from error
     if not plans:
         raise UsageError(skipped[0])
+    for plan in plans:
+        learned = plan.learned_from
+        if learned and learned.digest != checkpoint.digest:
+            raise UsageError(
+                f"solver {text!r}: {options['tuned']} was learned from checkpoint {learned.digest[:12]}, not from "
+                f"{checkpoint.name} ({checkpoint.digest[:12]}): run `fewstep tune {name}` for it"
+            )
     return plans, skipped

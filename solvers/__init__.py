@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from solvers.execute import sample
+from solvers.learned import LearnedError
 from solvers.model import Denoiser, Guidance
 from solvers.plan import Option, Plan, PlanError, Procedure
 from solvers.registry import Registry, UnknownNameError, did_you_mean
@@ -68,6 +69,12 @@ METHODS = Registry(
         "bdia": "solvers.bdia:bdia",
         "flow_euler": "solvers.rectified_flow:flow_euler",
         "flow_heun": "solvers.rectified_flow:flow_heun",
+        "dpm_solver_v3": "solvers.dpm_solver_v3:dpm_solver_v3",
+        "dc_solver": "solvers.dc_solver:dc_solver",
+        "time_shift": "solvers.time_shift:time_shift",
+        "usf": "solvers.found:usf",
+        "autodiffusion": "solvers.found:autodiffusion",
+        "fitted": "solvers.found:fitted",
     },
 )
 
@@ -125,6 +132,7 @@ __all__ = [
     "BudgetError",
     "Denoiser",
     "Guidance",
+    "LearnedError",
     "Method",
     "Option",
     "Plan",

@@ -22,10 +22,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 import solvers
+from solvers.coefficient import Pixelwise
 from solvers.execute import threshold
 from solvers.grid import GRIDS, make_grid
 from solvers.model import Prediction, column, conversion
-from solvers.plan import Combine, Evaluate, Instruction, Plan
+from solvers.plan import ONES, Combine, Evaluate, Instruction, Plan
 from solvers.schedule import EDM, Array, RectifiedFlow, Schedule, VPDiscrete
 
 PREDICTS: dict[str, Prediction] = {
@@ -163,12 +164,13 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             if isinstance(instruction, Evaluate):
                 return instruction.state
             if isinstance(instruction, Combine):
-                (c, y), *rest = [(c, self._registers[r]) for c, r in instruction.terms] + [
+                known = self._registers | {ONES: torch.ones_like(some)}
+                (c, y), *rest = [(c, known[r]) for c, r in instruction.terms] + [
                     (c, draw(k)) for c, k in instruction.noise
                 ]
-                x = y * c
+                x = y * (c.to(y.dtype, y.device) if isinstance(c, Pixelwise) else c)
                 for c, y in rest:
-                    x.add_(y, alpha=c)
+                    x = x.addcmul_(y, c.to(y.dtype, y.device)) if isinstance(c, Pixelwise) else x.add_(y, alpha=c)
             else:
                 x = threshold(self._registers[instruction.register], instruction.rule)
             self._registers[instruction.out] = x
@@ -221,7 +223,9 @@ def _scale(plan: Plan) -> float:
     scales = {0: 1.0}
     for i in _head(plan):
         if isinstance(i, Combine):
-            scales[i.out] = sum(c * scales[r] for c, r in i.terms)
+            if any(isinstance(c, Pixelwise) for c, _ in i.terms):
+                raise ValueError(f"{plan.method} makes its first state pixel by pixel, which no pipeline does")
+            scales[i.out] = sum(c * scales[r] for c, r in i.terms if not isinstance(c, Pixelwise))
     return scales[_evaluates(plan)[0].state]
 
 

@@ -44,6 +44,7 @@ class DiffusersMethod:
 
     note = "as diffusers has it, but in float64"
     adaptive = False
+    learns = False
 
     @property
     def summary(self) -> str:
@@ -187,5 +188,5 @@ def _end(program: Sequence[Instruction], schedule: Schedule, predicts: Predictio
             A, B = conversion("data", predicts, alpha, float(schedule.sigma(i.t)))
             values[i.out] = A + B * alpha
         elif isinstance(i, Combine):
-            values[i.out] = sum(c * values[r] for c, r in i.terms)
+            values[i.out] = sum(c * values[r] for c, r in i.terms if isinstance(c, float))
     return 0.0 if values[program[-1].out] > (1 + float(schedule.alpha(first))) / 2 else first

@@ -43,6 +43,7 @@ class Adaptive:
     predicts: Prediction = "noise"
     nfe = None
     draws = 0
+    learned_from = None
 
     def to_json(self) -> str:
         """One JSON object that says what will be run; floats are written so that they read back exactly."""
@@ -155,6 +156,7 @@ class AdaptiveMethod:
     order: int
 
     adaptive = True
+    learns = False
     note = "official: joint=True, one step for the batch; by default each sample has its own"
     defaults = DEFAULTS
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from solvers.coefficient import Pixelwise
 from solvers.model import Cond, Denoiser, Prediction, conversion
-from solvers.plan import START, Combine, Evaluate, Instruction, Noise, Plan, Procedure, Rule
+from solvers.plan import ONES, START, Combine, Evaluate, Instruction, Noise, Plan, Procedure, Rule
 
-NOTHING = -1  # a register that a sum of noise alone starts from, times 0
+NOTHING = -2  # a register that a sum of noise alone starts from, times 0
 QUANTILE = 0.995  # of |x| in a sample, by dynamic thresholding
 
 
@@ -41,25 +42,26 @@ class _Sum:
     """out = c x first + the rest; `scalar` is c as torch wants it, since making it costs half of the product."""
 
     first: int
-    c: float
+    c: float | Tensor
     scalar: Tensor
     over: bool  # whether `first` may be written over
     terms: tuple[tuple[float, int], ...]
     noise: tuple[tuple[float, int], ...]
+    pixelwise: tuple[tuple[Tensor, int], ...]
 
 
 _Step = tuple[int, _Call | _Clip | _Sum, tuple[int, ...]]  # the register written, how, and the registers that die
 
 
-def lower(plan: Plan, predicts: Prediction, dtype: torch.dtype) -> tuple[_Step, ...]:
-    """The plan's steps for a network that predicts `predicts`, on states of a dtype; made once, kept with the plan."""
-    if (predicts, dtype) not in plan.programs:
-        plan.programs[predicts, dtype] = tuple(_lowered(plan, predicts, dtype))
-    steps: tuple[_Step, ...] = plan.programs[predicts, dtype]
+def lower(plan: Plan, predicts: Prediction, dtype: torch.dtype, device: torch.device) -> tuple[_Step, ...]:
+    """The plan's steps for a network that predicts `predicts`, on such states; made once, kept with the plan."""
+    if (predicts, dtype, device) not in plan.programs:
+        plan.programs[predicts, dtype, device] = tuple(_lowered(plan, predicts, dtype, device))
+    steps: tuple[_Step, ...] = plan.programs[predicts, dtype, device]
     return steps
 
 
-def _lowered(plan: Plan, predicts: Prediction, dtype: torch.dtype) -> Iterator[_Step]:
+def _lowered(plan: Plan, predicts: Prediction, dtype: torch.dtype, device: torch.device) -> Iterator[_Step]:
     scale: dict[int, float] = {}  # of converted outputs, which are ours to write over
     for instruction, dead in zip(plan.instructions, plan.dies, strict=True):
         step: _Call | _Clip | _Sum
@@ -72,19 +74,26 @@ def _lowered(plan: Plan, predicts: Prediction, dtype: torch.dtype) -> Iterator[_
                 step = _Call(instruction.state, instruction.t, factor, A / B, B)
                 scale[instruction.out] = B
         elif isinstance(instruction, Combine):
-            step = _sum(instruction, dead, scale, dtype)
+            step = _sum(instruction, dead, scale, dtype, device)
         else:
             step = _Clip(instruction.register, instruction.rule, scale.get(instruction.register, 1.0))
             scale[instruction.out] = 1.0
         yield instruction.out, step, dead
 
 
-def _sum(instruction: Combine, dead: tuple[int, ...], scale: dict[int, float], dtype: torch.dtype) -> _Sum:
+def _sum(
+    instruction: Combine, dead: tuple[int, ...], scale: dict[int, float], dtype: torch.dtype, device: torch.device
+) -> _Sum:
     terms = [(c * scale.get(r, 1.0), r) for c, r in instruction.terms]
     ours = [k for k, (_, r) in enumerate(terms) if r in scale and r in dead]
-    c, first = terms.pop(ours[0] if ours else 0) if terms else (0.0, NOTHING)
-    scalar = torch.tensor(c, dtype=torch.promote_types(dtype, torch.float32))  # another dtype would be converted first
-    return _Sum(first, c, scalar, bool(ours), tuple(terms), instruction.noise)
+    theirs = [k for k, (_, r) in enumerate(terms) if r != ONES]
+    head, first = terms.pop((ours or theirs)[0]) if theirs else (0.0, NOTHING)
+    c = head.to(dtype, device) if isinstance(head, Pixelwise) else head
+    # A scalar of another dtype would be converted first.
+    scalar = c if isinstance(c, Tensor) else torch.tensor(c, dtype=torch.promote_types(dtype, torch.float32))
+    plain = tuple((c, r) for c, r in terms if not isinstance(c, Pixelwise))
+    pixelwise = tuple((c.to(dtype, device), r) for c, r in terms if isinstance(c, Pixelwise))
+    return _Sum(first, c, scalar, bool(ours), plain, instruction.noise, pixelwise)
 
 
 @torch.no_grad()
@@ -109,8 +118,8 @@ def sample(
     if not isinstance(plan, Plan):
         return plan.run(denoiser, x_T, noise, cond)
     tracing = torch.compiler.is_compiling()
-    steps = lower(plan, denoiser.predicts, x_T.dtype)
-    registers: dict[int, Tensor] = {START: x_T, NOTHING: x_T}
+    steps = lower(plan, denoiser.predicts, x_T.dtype, x_T.device)
+    registers: dict[int, Tensor] = {START: x_T, NOTHING: x_T, ONES: x_T.new_ones(())}
     for (out, step, dead), instruction in zip(steps, plan.instructions, strict=True):
         if isinstance(step, _Call):
             x = registers[step.state] if step.factor == 1 else registers[step.state] * step.factor
@@ -124,6 +133,8 @@ def sample(
                 y.add_(registers[r], alpha=c)
             for c, k in step.noise:
                 y.add_(noise(k), alpha=c)  # type: ignore[misc]  # a plan with draws was refused without
+            for each, r in step.pixelwise:
+                y.addcmul_(registers[r], each)
             registers[out] = y
             del y
         else:

@@ -27,10 +27,10 @@ def compiled(plan: Plan, denoiser: Denoiser, backend: str = "inductor") -> Run:
         return sample(plan, denoiser, x_T, draws.__getitem__, cond=cond)
 
     traced.__code__ = traced.__code__.replace()  # of its own: torch.compile limits the graphs kept for one code object
-    forwards = _prepare(plan, denoiser)
     fast = torch.compile(traced, backend=backend, fullgraph=True, dynamic=False)
 
     def run(x_T: Tensor, noise: Noise | None = None, cond: Cond | None = None) -> Tensor:
+        forwards = _prepare(plan, denoiser, x_T.device)
         out: Tensor = fast(x_T, _draws(plan, noise), dict(cond or {}))
         denoiser.count(len(x_T), plan.nfe, forwards)
         return out
@@ -48,7 +48,7 @@ class CudaGraph:
         if x_T.device.type != "cuda":
             raise ValueError(f"a CUDA graph needs its inputs on a GPU, not on {x_T.device}")
         self.plan, self.denoiser = plan, denoiser
-        self.forwards = _prepare(plan, denoiser)
+        self.forwards = _prepare(plan, denoiser, x_T.device)
         self.x_T = x_T.clone()
         self.cond = {k: v.clone() for k, v in (cond or {}).items()}
         self.draws = [torch.zeros_like(x_T) for _ in range(plan.draws)]
@@ -78,10 +78,10 @@ class CudaGraph:
         return self.out.clone()
 
 
-def _prepare(plan: Plan, denoiser: Denoiser) -> int:
+def _prepare(plan: Plan, denoiser: Denoiser, device: torch.device) -> int:
     """Lower the plan and fill the denoiser's table of scales, which a graph cannot; the forwards of one run."""
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        lower(plan, denoiser.predicts, dtype)
+        lower(plan, denoiser.predicts, dtype, device)
     return sum(denoiser.cost(t) for t in plan.call_times)
 
 

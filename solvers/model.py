@@ -17,6 +17,7 @@ PREDICTIONS: tuple[Prediction, ...] = ("noise", "data", "v", "velocity")
 Cond = Mapping[str, Tensor]
 
 
+STEP = 1e-5  # relative, of the central difference that is a schedule's slope
 _TIMES = {torch.float16: torch.float32, torch.bfloat16: torch.float32}  # a half-precision t would be another t
 Level = Any  # a float64 number, or one a sample
 
@@ -63,11 +64,47 @@ class Guidance:
         return self.scale / -expm1(float(schedule.lam(t)) - float(schedule.lam(max(following))))
 
 
+class _Levels(torch.autograd.Function):
+    """(alpha, sigma) of a tensor of times, differentiable in both modes: schedules are numpy."""
+
+    @staticmethod
+    def forward(t: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        s = t.detach().double().cpu().numpy().copy()  # sigma(t) may be t itself, and t an expanded tensor
+        low, high = s * (1 - STEP), s * (1 + STEP)
+        slopes = [(f(high) - f(low)) / (high - low) for f in (schedule.alpha, schedule.sigma)]
+        values = [schedule.alpha(s), schedule.sigma(s), *slopes]
+        alpha, sigma, slope_alpha, slope_sigma = (torch.as_tensor(v, dtype=t.dtype, device=t.device) for v in values)
+        return alpha, sigma, slope_alpha, slope_sigma
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.save_for_backward(*output[2:])
+        ctx.save_for_forward(*output[2:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        slope_alpha, slope_sigma = ctx.saved_tensors
+        return grads[0] * slope_alpha + grads[1] * slope_sigma, None
+
+    @staticmethod
+    def jvp(ctx: Any, t_dot: Tensor, _: None) -> tuple[Tensor, Tensor, None, None]:
+        slope_alpha, slope_sigma = ctx.saved_tensors
+        return t_dot * slope_alpha, t_dot * slope_sigma, None, None
+
+
+def levels(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma at times t, which may be differentiated with respect to, to 1e-9 of their slopes."""
+    alpha, sigma, *_ = _Levels.apply(t, schedule)
+    return alpha, sigma
+
+
 class Denoiser:
     """network(x, t, **cond) on `schedule`, where x is (B, *shape) and t is (B,); it predicts `predicts`.
 
     `calls` counts evaluations of the (guided) denoiser, `forwards` those of the network beneath it, `evaluated`
-    and `passed` the samples in them: B times as many, unless a sampler calls it on parts of a batch.
+    and `passed` the samples in them: B times as many, unless a sampler calls it on parts of a batch.  `tangents` and
+    `backwards` count samples passed with a derivative, as whoever takes one says.
     """
 
     def __init__(
@@ -87,6 +124,8 @@ class Denoiser:
         self.forwards = 0
         self.evaluated = 0
         self.passed = 0
+        self.tangents = 0
+        self.backwards = 0
         self._scales: dict[float, float | None] = {}
 
     def __call__(self, x: Tensor, t: float, predicts: Prediction | None = None, cond: Cond | None = None) -> Tensor:
@@ -112,6 +151,17 @@ class Denoiser:
             return out
         A, B = conversion(self.predicts, predicts, self.schedule.alpha(t), self.schedule.sigma(t))
         return column(A, x) * out + column(B, x) * x
+
+    def differentiable(self, x: Tensor, t: Tensor, predicts: Prediction, cond: Cond | None = None) -> Tensor:
+        """The prediction asked for at time t (), which like x (B, *shape) may be differentiated with respect to."""
+        out = self._evaluate(
+            x, t.to(_TIMES.get(x.dtype, x.dtype)).expand(len(x)), self._scale(float(t.detach())), cond or {}
+        )
+        if predicts == self.predicts:
+            return out
+        A, B = conversion(self.predicts, predicts, *levels(self.schedule, t))
+        converted: Tensor = A * out + B * x
+        return converted.to(x.dtype)
 
     def cost(self, t: float) -> int:
         """Forwards of the network that one call at time t takes: 2 where guidance acts."""

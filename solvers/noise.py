@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 LATENT, LABEL, STEP = 0, 1, 2  # streams: the start, the class, and from STEP on one stream a noise draw
+TUNING = 2**33  # added to a stream: what methods learn from is never what they are judged on
 
 
 def uniform(seed: int, stream: int, start: int, count: int, width: int) -> NDArray[np.float64]:

@@ -5,7 +5,6 @@ writes a register of its own; the last one written is the sample.  Thresholding 
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +12,14 @@ from typing import Any, Literal, Protocol, get_args
 
 from torch import Tensor
 
+from solvers.coefficient import Coefficient, finite, from_json, to_json
 from solvers.grid import Grid
+from solvers.learned import Provenance
 from solvers.model import PREDICTIONS, Cond, Denoiser, Prediction
 from solvers.schedule import Schedule, schedule_from_dict
 
 START = 0  # the register of x_T
+ONES = -1  # the register that holds 1 everywhere, for a constant
 Option = bool | int | float | str
 Noise = Callable[[int], Tensor]
 
@@ -40,7 +42,7 @@ class Combine:
     """out = sum of coefficient x register + sum of coefficient x noise draw, in the order given."""
 
     out: int
-    terms: tuple[tuple[float, int], ...]
+    terms: tuple[tuple[Coefficient, int], ...]
     noise: tuple[tuple[float, int], ...] = ()
 
 
@@ -68,7 +70,8 @@ class Plan:
     """Everything that a fixed-step sampler will do, in order.
 
     `order` is the method's order of convergence, `predicts` the parametrisation its network outputs are in, `times` the
-    grid from noise to data, `options` what the method was built with.  Raises PlanError when the program is not valid.
+    grid from noise to data, `options` what the method was built with, `learned_from` where what it learned comes from.
+    Raises PlanError when the program is not valid.
     """
 
     method: str
@@ -78,6 +81,7 @@ class Plan:
     schedule: Schedule
     times: tuple[float, ...]
     instructions: tuple[Instruction, ...]
+    learned_from: Provenance | None = None
 
     def __post_init__(self) -> None:
         if not all(isinstance(value, Option) for _, value in self.options):
@@ -115,7 +119,7 @@ class Plan:
             if len({r for _, r in what}) < len(what):
                 raise PlanError(f"{where} names a register or a draw twice: add its coefficients")
         for c, r in instruction.terms + instruction.noise:
-            if not math.isfinite(c):
+            if not finite(c):
                 raise PlanError(f"{where} has the coefficient {c} at register {r}")
 
     @property
@@ -131,7 +135,10 @@ class Plan:
     @property
     def linear(self) -> bool:
         """Whether the sample is a linear map of x_T, the network's outputs and the noise."""
-        return not any(isinstance(i, Threshold) for i in self.instructions)
+        return not any(
+            isinstance(i, Threshold) or (isinstance(i, Combine) and any(r == ONES for _, r in i.terms))
+            for i in self.instructions
+        )
 
     @cached_property
     def buffers(self) -> int:
@@ -172,7 +179,7 @@ class Plan:
             "schedule": self.schedule.to_dict(),
             "times": self.times,
             "instructions": [_to_dict(i) for i in self.instructions],
-        })  # fmt: skip
+        } | ({"learned_from": self.learned_from.to_dict()} if self.learned_from else {}))  # fmt: skip
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
@@ -187,6 +194,7 @@ class Plan:
                 schedule=schedule_from_dict(d["schedule"]),
                 times=tuple(d["times"]),
                 instructions=tuple(_from_dict(i) for i in d["instructions"]),
+                learned_from=Provenance.from_dict(d["learned_from"]) if "learned_from" in d else None,
             )
         except PlanError:
             raise
@@ -228,6 +236,9 @@ class Procedure(Protocol):
     @property
     def nfe(self) -> int | None: ...
 
+    @property
+    def learned_from(self) -> Provenance | None: ...
+
     @cached_property
     def draws(self) -> int: ...
 
@@ -237,12 +248,12 @@ class Procedure(Protocol):
 
 
 def reads(instruction: Instruction) -> tuple[int, ...]:
-    """The registers an instruction reads."""
+    """The registers an instruction reads, but for ONES, which nothing writes."""
     match instruction:
         case Evaluate(state=register) | Threshold(register=register):
             return (register,)
         case Combine(terms=terms):
-            return tuple(r for _, r in terms)
+            return tuple(r for _, r in terms if r != ONES)
 
 
 def _row(instruction: Instruction, letter: str) -> tuple[str, str, str]:
@@ -251,7 +262,9 @@ def _row(instruction: Instruction, letter: str) -> tuple[str, str, str]:
         return f"r{instruction.out}", f"model(r{instruction.state})", f"{letter} at t = {instruction.t:.6g}"
     if isinstance(instruction, Threshold):
         return f"r{instruction.out}", f"{instruction.rule} threshold(r{instruction.register})", ""
-    terms = [f"{c:+.6g} r{r}" for c, r in instruction.terms] + [f"{c:+.6g} z{k}" for c, k in instruction.noise]
+    terms = [f"{c:+.6g} r{r}" if r != ONES else f"{c:+.6g}" for c, r in instruction.terms] + [
+        f"{c:+.6g} z{k}" for c, k in instruction.noise
+    ]
     return f"r{instruction.out}", " ".join(terms).removeprefix("+"), ""
 
 
@@ -260,7 +273,8 @@ def _to_dict(instruction: Instruction) -> dict[str, Any]:
         return {"out": instruction.out, "model": instruction.state, "t": instruction.t}
     if isinstance(instruction, Threshold):
         return {"out": instruction.out, "threshold": instruction.register, "rule": instruction.rule}
-    return {"out": instruction.out, "terms": instruction.terms, "noise": instruction.noise}
+    terms = [(to_json(c), r) for c, r in instruction.terms]
+    return {"out": instruction.out, "terms": terms, "noise": instruction.noise}
 
 
 def _from_dict(d: Mapping[str, Any]) -> Instruction:
@@ -268,4 +282,5 @@ def _from_dict(d: Mapping[str, Any]) -> Instruction:
         return Evaluate(d["out"], d["model"], d["t"])
     if "threshold" in d:
         return Threshold(d["out"], d["threshold"], d["rule"])
-    return Combine(d["out"], *(tuple((c, r) for c, r in d[k]) for k in ("terms", "noise")))
+    terms = tuple((from_json(c), r) for c, r in d["terms"])
+    return Combine(d["out"], terms, tuple((c, k) for c, k in d["noise"]))

@@ -10,14 +10,21 @@ from dataclasses import dataclass, field
 from functools import cache
 from math import hypot
 from types import MappingProxyType
-from typing import Literal, Protocol, cast, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, cast, get_args, runtime_checkable
 
 import numpy as np
+from torch import Tensor
 
+from solvers.coefficient import coefficient, number
 from solvers.grid import Grid, explicit, make_grid
+from solvers.learned import Learned, entries, holdings
 from solvers.model import PREDICTIONS, Prediction, conversion
-from solvers.plan import START, Combine, Evaluate, Instruction, Option, Plan, Procedure, Rule, Threshold
-from solvers.schedule import Schedule
+from solvers.plan import ONES, START, Combine, Evaluate, Instruction, Option, Plan, Procedure, Rule, Threshold
+from solvers.schedule import Array, Schedule
+
+# What every method that learns is told: the folder that `fewstep tune` filled, the scale of guidance it will run at.
+LEARNING: Mapping[str, Option] = MappingProxyType({"tuned": "", "guidance": 1.0})
+Recall = Callable[[Sequence[Learned], int, float], Learned | None]  # of (files, nfe, guidance)
 
 # What every method can do: end on the data prediction, threshold it, take the first step without a call.
 COMMON: Mapping[str, Option] = MappingProxyType({"denoise_to_zero": False, "thresholding": "none", "afs": False})
@@ -25,12 +32,15 @@ COMMON: Mapping[str, Option] = MappingProxyType({"denoise_to_zero": False, "thre
 
 @dataclass(frozen=True)
 class Symbol:
-    """A linear expression over registers and noise draws, each mapped to its float64 coefficient."""
+    """A linear expression over registers and noise draws, each mapped to its float64 coefficient.
+
+    A coefficient may also be an array of a sample's shape or, in a program to be differentiated, a tensor.
+    """
 
     __array_ufunc__ = None  # so that numpy scalars leave `c * symbol` to us
 
-    terms: Mapping[int, float] = field(default_factory=dict)
-    noise: Mapping[int, float] = field(default_factory=dict)
+    terms: Mapping[int, Any] = field(default_factory=dict)
+    noise: Mapping[int, Any] = field(default_factory=dict)
 
     def __add__(self, other: "Symbol") -> "Symbol":
         return Symbol(_sum(self.terms, other.terms), _sum(self.noise, other.noise))
@@ -38,28 +48,39 @@ class Symbol:
     def __sub__(self, other: "Symbol") -> "Symbol":
         return self + -1.0 * other
 
-    def __mul__(self, c: float | np.floating) -> "Symbol":
-        c = float(c)
+    def __mul__(self, c: Any) -> "Symbol":
+        c = number(c)
         return Symbol({r: c * v for r, v in self.terms.items()}, {k: c * v for k, v in self.noise.items()})
 
     __rmul__ = __mul__
 
-    def __truediv__(self, c: float | np.floating) -> "Symbol":
-        return self * (1 / float(c))
+    def __truediv__(self, c: Any) -> "Symbol":
+        inverse: Any = 1 / number(c)
+        return Symbol({r: inverse * v for r, v in self.terms.items()}, {k: inverse * v for k, v in self.noise.items()})
 
     def __neg__(self) -> "Symbol":
         return self * -1.0
 
 
-def _sum(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
+def _sum(a: Mapping[int, Any], b: Mapping[int, Any]) -> dict[int, Any]:
     return {r: a.get(r, 0.0) + b.get(r, 0.0) for r in (*a, *(r for r in b if r not in a))}
 
 
 class Tracer:
-    """What a solver runs on: it hands out symbols and records the instructions they stand for."""
+    """What a solver runs on: it hands out symbols and records the instructions they stand for.
 
-    def __init__(self, grid: Grid, predicts: Prediction = "data", options: Mapping[str, Option] = COMMON) -> None:
+    `learned` is what the method was taught by the checkpoint, by name.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        predicts: Prediction = "data",
+        options: Mapping[str, Option] = COMMON,
+        learned: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.grid = grid
+        self.learned = learned
         self.predicts = predicts
         self.thresholding = cast(Rule | Literal["none"], options["thresholding"])
         self.afs = options["afs"]
@@ -98,10 +119,14 @@ class Tracer:
 
     def state(self, x: Symbol) -> Symbol:
         """Write x to a register of its own; the last state written is the sample.  Terms that are 0 are dropped."""
-        terms = tuple((c, r) for r, c in x.terms.items() if c != 0)
+        terms = tuple((kept, r) for r, c in x.terms.items() if (kept := coefficient(c)) is not None)
         noise = tuple((c, k) for k, c in x.noise.items() if c != 0)
         self.instructions.append(Combine(self._next(), terms, noise))
         return Symbol({self.instructions[-1].out: 1.0})
+
+    def constant(self, c: Array | float) -> Symbol:
+        """The same for every sample: a number, or an array of a sample's shape."""
+        return Symbol({ONES: c})
 
     def noise(self) -> Symbol:
         """A fresh standard normal draw."""
@@ -118,9 +143,10 @@ class Tracer:
         return len(self.instructions) + 1
 
     def _register(self, x: Symbol) -> int:
-        if list(x.terms.values()) != [1.0] or x.noise:
-            x = self.state(x)
-        return next(iter(x.terms))
+        (register, c), *more = x.terms.items()
+        if more or x.noise or isinstance(c, np.ndarray | Tensor) or c != 1:
+            (register,) = self.state(x).terms
+        return register
 
 
 class BudgetError(ValueError):
@@ -129,7 +155,11 @@ class BudgetError(ValueError):
 
 @runtime_checkable
 class Solver(Protocol):
-    """What a registered solver is: something with a name that builds what `sample` runs."""
+    """What a registered solver is: something with a name that builds what `sample` runs.
+
+    One that `learns` takes the folder that `fewstep tune` filled as its option `tuned`, and the `guidance` scale that
+    it will be sampled at.
+    """
 
     @property
     def name(self) -> str: ...
@@ -150,6 +180,9 @@ class Solver(Protocol):
     def adaptive(self) -> bool: ...
 
     @property
+    def learns(self) -> bool: ...
+
+    @property
     def build(self) -> Callable[..., "Plan | Procedure"]: ...
 
 
@@ -161,6 +194,7 @@ class Method:
     parametrisation it works in, unless it has an option of that name.  `grids` maps a schedule's class name to the grid
     its authors use there, "*" standing for any other schedule.  `note` says where the official code and the paper part,
     and which of them this is; `nominal` is the order of a formula made for equal steps, where unequal ones lower it.
+    `recall` says, for a method that learns, which of the files in its folder serves a budget and a guidance scale.
     """
 
     name: str
@@ -170,14 +204,19 @@ class Method:
     grids: Mapping[str, str]
     note: str = ""
     nominal: int | Callable[[Mapping[str, Option]], int] | None = None
+    recall: Recall | None = None
 
     adaptive = False
+
+    @property
+    def learns(self) -> bool:
+        return self.recall is not None
 
     @property
     def defaults(self) -> dict[str, Option]:
         """The method's own options, which follow the tracer and the grid, and those that every method has."""
         parameters = list(inspect.signature(self.trace).parameters.values())[2:]
-        return {p.name: p.default for p in parameters} | dict(COMMON)
+        return {p.name: p.default for p in parameters} | dict(LEARNING if self.learns else {}) | dict(COMMON)
 
     @property
     def summary(self) -> str:
@@ -198,12 +237,19 @@ class Method:
         """All options with their values; raises ValueError for an option it lacks or a value of another type."""
         return resolve(self.name, self.defaults, options)
 
-    def on(self, grid: Grid, options: Mapping[str, Option]) -> Plan:
-        """The plan on a given grid; raises ValueError for unknown options."""
+    def on(self, grid: Grid, options: Mapping[str, Option], learned: Learned | Mapping[str, Any] | None = None) -> Plan:
+        """The plan on a given grid, with what was learned for it; raises ValueError for unknown options.
+
+        A tuner tries values out that are in no file: a plain mapping, of which the plan keeps no provenance.
+        """
         resolved = self.resolve(options)
         predicts = self._parametrisation(resolved)
-        tracer = Tracer(grid, predicts, resolved)
-        self.trace(tracer, grid, **{k: v for k, v in resolved.items() if k not in COMMON})
+        filed = learned if isinstance(learned, Learned) else None
+        values = {**filed.values, **filed.arrays} if filed else cast(Mapping[str, Any], learned or {})
+        tracer = Tracer(grid, predicts, resolved, values)
+        self.trace(tracer, grid, **{k: v for k, v in resolved.items() if k not in (*COMMON, *LEARNING)})
+        if filed:  # what decides is in the file, not where it lies
+            resolved["tuned"] = filed.sha256[:12]
         times = grid.times
         if resolved["denoise_to_zero"]:
             if times[-1] == 0:
@@ -212,8 +258,9 @@ class Method:
             times = (*times, 0.0)
         order = self.order(resolved) if callable(self.order) else self.order
         return Plan(
-            self.name, tuple(resolved.items()), order, predicts, grid.schedule, times, tuple(tracer.instructions)
-        )
+            self.name, tuple(resolved.items()), order, predicts, grid.schedule, times, tuple(tracer.instructions),
+            filed.provenance if filed else None,
+        )  # fmt: skip
 
     def _parametrisation(self, resolved: Mapping[str, Option]) -> Prediction:
         """What the network's outputs are converted to; raises ValueError where thresholding has no data to act on."""
@@ -238,13 +285,28 @@ class Method:
     ) -> Plan:
         """The plan for a budget of calls on a named grid, or on explicit times."""
         if times is not None and nfe is None and grid is None and t_start is None and t_end is None:
-            return self.on(explicit(schedule, times), options)
+            explicitly = explicit(schedule, times)
+            return self.on(explicitly, options, self._learned(schedule, explicitly.steps, options))
         if nfe is None or times is not None:
             raise ValueError(
                 "give either nfe, a budget of network calls, or times, the whole grid, and nothing beside it"
             )
         name = grid or self.default_grid(schedule)
         return self.spend(nfe, lambda steps: make_grid(name, schedule, steps, t_start, t_end), options)
+
+    def _learned(self, schedule: Schedule, nfe: int, options: Mapping[str, Option]) -> Learned | None:
+        """What the method learned for a budget; raises LearnedError where it learned nothing for this schedule."""
+        if self.recall is None:
+            return None
+        resolved = self.resolve(options)
+        found = entries(str(resolved["tuned"]), self.name, schedule)
+        learned = self.recall(found, nfe, float(resolved["guidance"]))
+        if learned is None:
+            raise BudgetError(
+                f"{self.name}: {resolved['tuned']} holds {holdings(found)}, not {nfe} at guidance "
+                f"{resolved['guidance']:g}: run `fewstep tune {self.name}` for it"
+            )
+        return learned
 
     def spend(self, nfe: int, grid_of: Callable[[int], Grid], options: Mapping[str, Option]) -> Plan:
         """The plan of exactly `nfe` calls, found by bisection over the number of steps, on which calls rise.
@@ -253,7 +315,8 @@ class Method:
         """
         if isinstance(nfe, bool) or not isinstance(nfe, int) or nfe < 1:
             raise BudgetError(f"nfe must be a whole number of network calls >= 1, not {nfe!r}")
-        grid_of(1)  # what fails with one step fails for a reason of its own
+        schedule = grid_of(1).schedule  # what fails with one step fails for a reason of its own
+        learned = self._learned(schedule, nfe, options)
 
         @cache
         def plan(steps: int) -> Plan | None:
@@ -261,7 +324,7 @@ class Method:
                 grid = grid_of(steps)
             except ValueError:  # a discrete schedule has no room for so many steps
                 return None
-            return self.on(grid, options)
+            return self.on(grid, options, learned)
 
         if (usual := plan(nfe)) is not None and usual.nfe == nfe:  # one call a step, as most methods
             return usual
@@ -314,10 +377,11 @@ def solver(
     grids: Mapping[str, str],
     note: str = "",
     nominal: int | Callable[[Mapping[str, Option]], int] | None = None,
+    recall: Recall | None = None,
 ) -> Callable[[Callable[..., None]], Method]:
     """Declare a solver; see Method for the arguments.  The decorated function becomes a Method."""
 
     def declare(trace: Callable[..., None]) -> Method:
-        return Method(name, trace, order, predicts, MappingProxyType({"*": "uniform", **grids}), note, nominal)
+        return Method(name, trace, order, predicts, MappingProxyType({"*": "uniform", **grids}), note, nominal, recall)
 
     return declare

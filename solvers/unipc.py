@@ -35,6 +35,34 @@ def total(w: Array, D: Sequence[Symbol]) -> Symbol:
     return sum((w_j * D_j for w_j, D_j in zip(w, D, strict=True)), Symbol())
 
 
+def advance(
+    p: Tracer, grid: Grid, i: int, x: Symbol, m: list[Symbol], order: int, variant: str, lower: str, corrects: bool
+) -> Symbol:
+    """x after step i, from the outputs m so far, the newest first; the output at the step's end joins them."""
+    lam = grid.lam
+    step = ode_step(p, node(grid, i), node(grid, i + 1))
+    known = range(1, order_at(i, grid, order, lower))
+    past = [j for j in known if isfinite(lam[i - j])]  # from lambda = -inf there is no slope
+    r = [(lam[i - j] - lam[i]) / (lam[i + 1] - lam[i]) for j in past]
+    D = [(m[j] - m[0]) / r_j for j, r_j in zip(past, r, strict=True)]
+    P = total(weights(step, r, variant), D)
+    x_p = p.state(step.keep * x - step.first * m[0] - P)
+    if i + 1 == grid.steps:
+        return x_p
+    m.insert(0, p.model(x_p, i + 1))
+    C = total(weights(step, [*r, 1.0], variant), [*D, m[0] - m[1]]) if corrects else P
+    return x_p + P - C  # the corrected state, never a register: the next state takes its terms up
+
+
+def check(method: str, order: int, variant: str, predicts: str, lower: str) -> None:
+    """Raises ValueError naming what is accepted."""
+    if not 1 <= order <= 4:
+        raise ValueError(f"{method}: order={order} must lie between 1 and 4")
+    check_word(method, "variant", variant, ("bh1", "bh2", "vary"))
+    check_word(method, "predicts", predicts, ("data", "noise"))
+    check_word(method, "lower_order_final", lower, LOWER_ORDER_FINAL)
+
+
 @solver(
     "unipc",
     order=lambda o: int(o["order"]) + bool(o["corrector"]),
@@ -51,23 +79,7 @@ def unipc(
     lower_order_final: str = "always",
     corrector: bool = True,
 ) -> None:
-    if not 1 <= order <= 4:
-        raise ValueError(f"unipc: order={order} must lie between 1 and 4")
-    check_word("unipc", "variant", variant, ("bh1", "bh2", "vary"))
-    check_word("unipc", "predicts", predicts, ("data", "noise"))
-    check_word("unipc", "lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
-    x, lam = p.start(), grid.lam
-    m = [p.model(x, 0)]  # the newest first
+    check("unipc", order, variant, predicts, lower_order_final)
+    x, m = p.start(), [p.model(p.start(), 0)]
     for i in range(grid.steps):
-        step = ode_step(p, node(grid, i), node(grid, i + 1))
-        known = range(1, order_at(i, grid, order, lower_order_final))
-        past = [j for j in known if isfinite(lam[i - j])]  # from lambda = -inf there is no slope
-        r = [(lam[i - j] - lam[i]) / (lam[i + 1] - lam[i]) for j in past]
-        D = [(m[j] - m[0]) / r_j for j, r_j in zip(past, r, strict=True)]
-        P = total(weights(step, r, variant), D)
-        x_p = p.state(step.keep * x - step.first * m[0] - P)
-        if i + 1 == grid.steps:
-            return
-        m.insert(0, p.model(x_p, i + 1))
-        C = total(weights(step, [*r, 1.0], variant), [*D, m[0] - m[1]]) if corrector else P
-        x = x_p + P - C  # the corrected state, never a register: the next state takes its terms up
+        x = advance(p, grid, i, x, m, order, variant, lower_order_final, corrector)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import solvers
+from bench.errors import UsageError
 from solvers import noise
 from solvers.model import Prediction
 
@@ -66,14 +67,30 @@ class Checkpoint:
         guidance = solvers.Guidance(guide.scale, null, guide.interval or (0.0, math.inf), steps)
         return solvers.Denoiser(network, self.schedule, self.predicts, guidance)
 
-    def latents(self, seed: int, start: int, count: int, t: float) -> Tensor:
-        """x_T of samples start .. start + count - 1, float64 (count, *shape), a pure function of (seed, index)."""
-        return torch.from_numpy(noise.normal(seed, noise.LATENT, start, count, self.shape)) * self.schedule.prior_std(t)
+    def latents(self, seed: int, start: int, count: int, t: float, streams: int = 0) -> Tensor:
+        """x_T of samples start .. start + count - 1, float64 (count, *shape), a pure function of (seed, index).
 
-    def labels(self, seed: int, start: int, count: int) -> Tensor:
-        """Classes of the same samples, (count,) int64, drawn with the checkpoint's class probabilities."""
-        edges = torch.tensor(self.classes, dtype=torch.float64).cumsum(0)[:-1]
-        return torch.bucketize(torch.from_numpy(noise.uniform(seed, noise.LABEL, start, count, 1)).flatten(), edges)
+        `streams` is added to the noise's stream: other draws of the same seed.
+        """
+        z = noise.normal(seed, streams + noise.LATENT, start, count, self.shape)
+        return torch.from_numpy(z) * self.schedule.prior_std(t)
+
+    def labels(
+        self, seed: int, start: int, count: int, classes: Collection[int] | None = None, streams: int = 0
+    ) -> Tensor:
+        """Classes of the same samples, (count,) int64, drawn with the checkpoint's probabilities (of these classes)."""
+        shares = torch.tensor(self.classes, dtype=torch.float64)
+        if classes is not None:
+            shares[[k for k in range(len(shares)) if k not in classes]] = 0
+        edges = (shares / shares.sum() if classes is not None else shares).cumsum(0)[:-1]
+        u = noise.uniform(seed, streams + noise.LABEL, start, count, 1)
+        return torch.bucketize(torch.from_numpy(u).flatten(), edges)
+
+    def check_classes(self, classes: Collection[int]) -> None:
+        """Raises UsageError unless these are some of the checkpoint's classes."""
+        for k in classes:
+            if not 0 <= k < len(self.classes):
+                raise UsageError(f"classes: {k} is no class of {self.name}, which has 0 to {len(self.classes) - 1}")
 
 
 def quantise(x: Tensor) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bench.checkpoints.base import Checkpoint
 from bench.checkpoints.bundle import Bundle
 from solvers import noise
+from solvers.model import levels
 from solvers.schedule import Schedule, VPLinear
 
 GAUSS, COMPONENT = 2**32, 2**32 + 1  # noise streams of exact samples, away from the sampler's
@@ -46,8 +47,8 @@ class GaussianMixture(nn.Module):
 
     def noise(self, x: Tensor, alpha: ArrayLike, sigma: ArrayLike, y: Tensor | None = None) -> Tensor:
         """E[eps | x_t = x, class y] for x (B, *shape), y (B,) and a level for all or one each, in x's dtype."""
-        levels = (torch.as_tensor(level, dtype=torch.float64, device=x.device) for level in (alpha, sigma))
-        alpha, sigma = (level.reshape(-1, 1, 1) for level in levels)
+        alpha, sigma = (torch.as_tensor(at, dtype=torch.float64, device=x.device) for at in (alpha, sigma))
+        alpha, sigma = alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
         z = x.double().flatten(1)[:, None] - alpha * self.means  # (B, k, d)
         z = torch.einsum("bkd,kde->bke", z, self.axes)
         variance = alpha**2 * self.variances + sigma**2
@@ -84,8 +85,7 @@ class OnSchedule(nn.Module):
         self.schedule = schedule
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        times = t.double().cpu().numpy()
-        return self.mixture.noise(x, self.schedule.alpha(times), self.schedule.sigma(times), y)
+        return self.mixture.noise(x, *levels(self.schedule, t.double()), y)
 
 
 def bundle_tensors(mixture: GaussianMixture) -> dict[str, Tensor]:

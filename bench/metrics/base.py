@@ -18,7 +18,10 @@ Features = NDArray[Any]
 
 @dataclass(frozen=True)
 class Value:
-    """One number: `n` samples behind it, its standard error, the family it may be compared within, its reference."""
+    """One number: `n` samples behind it, its standard error, the family it may be compared within, its reference.
+
+    `squares` are each sample's part in it, where it is the root of their mean: with them differences are paired.
+    """
 
     metric: str
     value: float
@@ -26,9 +29,10 @@ class Value:
     n: int
     family: str
     reference: Mapping[str, Any]
+    squares: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {k: v for k, v in asdict(self).items() if k != "squares" or v}
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,17 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Context:
-    """What a metric may need beyond samples: the checkpoint, the start of the trajectories, a folder to cache in."""
+    """What a metric may need beyond samples: the checkpoint, the start of the trajectories, a folder to cache in.
+
+    `classes` are those the samples are of; None stands for all.
+    """
 
     checkpoint: Checkpoint
     seed: int
     guide: Guide
     cache: Path
     device: torch.device
+    classes: tuple[int, ...] | None = None
 
 
 class Metric(ABC):

@@ -43,7 +43,8 @@ class TrajectoryError(Metric):
         rmse_se = float(squared.std(ddof=1) / np.sqrt(n) / (2 * rmse)) if rmse else 0.0
         per_sample = np.sqrt(squared)
         source = {"data": "DOP853 solution of the ODE", "rtol": RTOL, "n": n, "sha256": sha256(exact.tobytes())}
-        values = [Value("trajectory_rmse", rmse, rmse_se, n, "trajectory", source)]
+        squares = tuple(float(f"{square:.6g}") for square in squared)
+        values = [Value("trajectory_rmse", rmse, rmse_se, n, "trajectory", source, squares)]
         if n >= 20:  # below, no sample lies beyond the percentile
             p95, p95_se = float(np.quantile(per_sample, 0.95)), float(mjci(per_sample, [0.95])[0])
             values.append(Value("trajectory_p95", p95, p95_se, n, "trajectory", source))
@@ -55,6 +56,7 @@ class TrajectoryError(Metric):
             return self._solutions[t_start, t_end]
         c = self.context
         about = [c.checkpoint.digest, c.seed, c.guide.scale, c.guide.interval, t_start, t_end, SAMPLES, RTOL]
+        about += [c.classes] * (c.classes is not None)
         path = c.cache / f"trajectory-{sha256(json.dumps(about).encode())[:16]}.npy"
         if path.exists():
             exact: NDArray[np.float64] = np.load(path)
@@ -70,7 +72,7 @@ def solve(context: Context, t_start: float, t_end: float) -> NDArray[np.float64]
     """The ODE's solution from samples 0 .. SAMPLES - 1 of the seed, each in its class: (SAMPLES, d)."""
     checkpoint, schedule = context.checkpoint, context.checkpoint.schedule
     denoiser = checkpoint.denoiser(context.guide, context.device, torch.float64)
-    cond = {"y": checkpoint.labels(context.seed, 0, SAMPLES).to(context.device)}
+    cond = {"y": checkpoint.labels(context.seed, 0, SAMPLES, context.classes).to(context.device)}
     x_T = checkpoint.latents(context.seed, 0, SAMPLES, t_start)
     shape, t_last = x_T.shape, t_end or schedule.t_end
 

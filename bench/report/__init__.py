@@ -9,6 +9,7 @@ from bench.report.frame import tidy
 from bench.report.grids import write_grids
 from bench.report.leaderboard import leaderboard
 from bench.report.plots import write_plots
+from bench.report.tuned import ratios, write_tuning_plots
 from bench.store import Store
 
 
@@ -25,7 +26,8 @@ def write_report(store: Store) -> Path:
     table.to_parquet(buffer, index=False)
     write_atomically(store.folder / "table.parquet", lambda file: file.write(buffer.getvalue()))
     write_text(store.folder / "table.csv", table.to_csv(index=False))
-    write_text(store.folder / "leaderboard.md", leaderboard(table, definition))
+    write_text(store.folder / "leaderboard.md", leaderboard(table, ratios(records), definition))
     write_plots(table, store.folder)
+    write_tuning_plots(table, records, store.folder)
     write_grids(store, records, store.folder)
     return store.folder / "leaderboard.md"

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from bench.report.tuned import tuning_columns
 from bench.store import Record
 
 CELL = ["checkpoint", "solver", "guidance", "cfg_plus_plus", "samples", "seed", "dtype", "order"]
@@ -26,6 +27,7 @@ def _rows(record: Record) -> list[dict[str, object]]:
         "t_end": record["cell"]["times"][-1],
         "times": " ".join(f"{t:.6g}" for t in record["cell"]["times"]),
     }
+    cell |= tuning_columns(record)
     cost: dict[str, object] = {}
     for timed in record.get("latency", []):
         at = f"batch{timed['batch']}"

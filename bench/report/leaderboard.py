@@ -32,8 +32,8 @@ def title(metric: str) -> str:
     return TITLES.get(metric, metric)
 
 
-def leaderboard(table: pd.DataFrame, definition: Mapping[str, Any]) -> str:
-    """Markdown."""
+def leaderboard(table: pd.DataFrame, paired: pd.DataFrame, definition: Mapping[str, Any]) -> str:
+    """Markdown, of a tidy table and of what tuned solvers gain over their bases."""
     first = table.iloc[0]
     parts = [
         f"# Leaderboard: {definition['checkpoint']}",
@@ -44,11 +44,26 @@ def leaderboard(table: pd.DataFrame, definition: Mapping[str, Any]) -> str:
         "of the difference from it, the two taken as independent; since all cells share their noise, that is cautious. "
         "A dash: no finished cell; the method cannot spend exactly that many calls, or `fewstep status` says why.",
     ]
+    if (table["tuning_calls"] > 0).any():
+        parts.append(
+            "After a middle dot: what was spent to tune the solver for this budget, in network evaluations of one "
+            "sample (a derivative along counts one more, a backward pass two); untuned solvers have none."
+        )
     for metric in metrics_of(table):
         rows = table[table["metric"] == metric]
         about = rows.iloc[0]
         parts += [f"## {title(metric)}", f"`{metric}`, n = {about['n']:,}, against {about['reference']}."]
         parts += _boards(rows)
+    if len(paired):
+        parts += [
+            "## Tuned over untuned",
+            "Ratio of trajectory errors, tuned over its base at the same budget, from the same noise (paired standard "
+            "error); below 1 tuning paid.",
+            _grid(
+                paired.assign(solver=paired["solver"] + " / " + paired["base"]),
+                paired["ratio"].map("{:.2f}".format) + " ± " + paired["se"].map("{:.1g}".format),
+            ),
+        ]
     cells = table[~table["adaptive"]].drop_duplicates("key")
     batches = batches_of(table) if len(cells) else []
     for batch in batches:
@@ -84,7 +99,16 @@ def _with_error(rows: pd.DataFrame) -> pd.Series:
     best = rows.loc[rows.groupby("nfe")["value"].transform("idxmin")]
     tied = (rows["value"].to_numpy() - best["value"].to_numpy()) <= 2 * np.hypot(rows["se"], best["se"].to_numpy())
     text = rows["value"].map(significant) + " ± " + rows["se"].map("{:.1g}".format)
-    return text.where(~tied, "**" + text + "**")
+    spent = rows["tuning_calls"].map(lambda calls: f" · {brief(calls)}" if calls else "")
+    return text.where(~tied, "**" + text + "**") + spent
+
+
+def brief(calls: float) -> str:
+    """4,450 as 4.5k."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if calls >= size:
+            return f"{calls / size:.3g}{letter}"
+    return f"{calls:g}"
 
 
 def significant(value: float) -> str:

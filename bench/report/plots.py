@@ -1,5 +1,6 @@
 """The figures of a run, each as PNG and SVG."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,11 +34,11 @@ def write_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
     table = table.assign(solver=table["solver"].astype("category"))
     quality = [m for m in metrics_of(table) if m.startswith("frechet")]
     with mpl.rc_context(STYLE):
-        written = _save(folder / "quality", _panels(table, quality, _against_nfe)) if quality else []
+        written = save(folder / "quality", _panels(table, quality, _against_nfe)) if quality else []
         if "trajectory_rmse" in set(table["metric"]):
-            written += _save(folder / "truncation", _panels(table, ["trajectory_rmse"], _truncation))
+            written += save(folder / "truncation", _panels(table, ["trajectory_rmse"], _truncation))
         if quality and batches_of(table):
-            written += _save(folder / "latency", _panels(table, quality[:1], _against_latency))
+            written += save(folder / "latency", _panels(table, quality[:1], _against_latency))
     return written
 
 
@@ -61,7 +62,12 @@ def _curves(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, s
     for name, of_solver in rows.groupby("solver", sort=True, observed=True):
         i, n = names.get_loc(name), len(COLOURS)
         style = {"color": COLOURS[i % n], "marker": MARKERS[(i + i // n) % n], "linestyle": LINES[i // n % len(LINES)]}
-        yield str(name), of_solver.sort_values("nfe"), style
+        yield shown(str(name)), of_solver.sort_values("nfe"), style
+
+
+def shown(solver: str) -> str:
+    """The solver as a legend has room for it: a plug-in without its folder."""
+    return re.sub(r"^[^(]*/", "", solver)
 
 
 def _against_nfe(axes: Axes, rows: pd.DataFrame) -> None:
@@ -116,7 +122,7 @@ def _plain_ticks(axes: Axes, lowest: float, budgets: pd.Series | None = None) ->
     axes.set_ylim(bottom=lowest / 2)  # bars that reach 0 have no end on a log axis
 
 
-def _save(path: Path, figure: Figure) -> list[Path]:
+def save(path: Path, figure: Figure) -> list[Path]:
     """PNG for people, SVG for papers, both without a date so that equal data gives equal files."""
     files = [path.with_suffix(".png"), path.with_suffix(".svg")]
     figure.savefig(files[0], dpi=130, metadata={"Software": None})

@@ -25,6 +25,7 @@ from bench.spec import parse_solver, split_list
         ),
         ("a(x=true, y=False, z='two words')", "a", {"x": True, "y": False, "z": "two words"}),
         ("my.py:f(order=2)", "my.py:f", {"order": 2}),
+        ("time_shift(ddim, window=30)", "time_shift", {"base": "ddim", "window": 30}),
     ],
 )
 def test_a_solver_is_a_name_and_options(text: str, name: str, options: dict[str, Any]) -> None:
@@ -32,7 +33,8 @@ def test_a_solver_is_a_name_and_options(text: str, name: str, options: dict[str,
     assert [type(v) for v in parse_solver(text)[1].values()] == [type(v) for v in options.values()]
 
 
-BAD = "a(b|a(|a)(|f(1)|f(x)|f(x=[1])|f(x=(1,))|f(x=None)|f(x=1j)|f(x=b'a')|f(x=1)+g(x=2)|f(*a)|f(**a)|f(x=a.b)|f(x=1)y"
+BAD = "a(b|a(|a)(|f(1)|f(x, y)|f(x, base=y)|f('x')|f(x=[1])|f(x=(1,))|f(x=None)|f(x=1j)|f(x=b'a')|f(x=1)+g(x=2)|f(*a)"
+BAD += "|f(**a)|f(x=a.b)|f(x=1)y"
 
 
 @pytest.mark.parametrize("text", BAD.split("|"))

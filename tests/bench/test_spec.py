@@ -48,7 +48,7 @@ def test_a_definition_leaves_nothing_to_defaults() -> None:
     assert definition.keys() == {*Sweep.model_fields, "digest"}
     assert definition["metrics"] == list(gmm.metrics)
     assert definition["digest"] == gmm.digest
-    assert [key for key, value in definition.items() if value is None] == ["guidance_interval"]  # all levels
+    assert [key for key, value in definition.items() if value is None] == ["guidance_interval", "classes"]  # all
 
 
 def test_an_unknown_key_is_named_with_its_line_and_the_nearest(tmp_path: Path) -> None:

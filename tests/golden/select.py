@@ -1,8 +1,9 @@
 """Copy the golden cases of the solvers out of the full recording: python select.py SOURCE_FOLDER.
 
-SOURCE_FOLDER holds vp.json, vp.npz, edm.json and edm.npz.  Methods that learn from the model and distilled students
-have cases of their own and are not copied yet.  Equal arrays, such as the shared starts, are stored once: golden.npz
-holds arrays by digest, golden.json says which array is what in which case.
+SOURCE_FOLDER holds vp.json, vp.npz, edm.json, edm.npz, ems.*.npz and dc_cpr.json.  Distilled students have
+cases of their own and are not copied yet.  Equal arrays, such as the shared starts, are stored once: golden.npz holds
+arrays by digest, golden.json says which array is what in which case.  ems.npz holds the model statistics that the runs
+of DPM-Solver-v3 used.
 """
 
 import hashlib
@@ -16,11 +17,20 @@ from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
 LATER = {
-    "vp": r"(dc|dcdiff|v3|ts|tsadm)-",
+    "vp": r"$^",  # none
     "edm": r"(amed|epd|gits|lcm|tcd|dmd2)-|cm-(onestep|multistep)-",
 }
 ARRAYS = ("x_init", "x_final", "alpha", "sigma", "call_alpha", "call_sigma", "noise")
 ARRAYS += ("eps_coef", "x_coef", "deis_coeff", "noise_args", "history", "timesteps")
+ARRAYS += ("ems_index", "dc_ratios", "shifted_t", "shifted_t_next", "call_t")
+STATISTICS = {  # what is kept of each recording of model statistics: the statistics, and of one all draws
+    "vplin.unc": "lsb",
+    "vplin.cfg4": "lsb",
+    "disc.unc": "lsb",
+    "disc.cfg4": "lsb",
+    "small.vplin.unc": ("l", "s", "b", "l_d", "f", "f_d", "f_f", "f_f_d", "x0", "l_v", "l_z", "f_z"),
+    "small.disc.unc": "lsb",
+}
 ENTRIES = ("id", "schedule", "variant", "options", "steps", "nfe", "guidance", "tolerance_max_abs", "finite", "notes")
 
 
@@ -44,6 +54,10 @@ def main(source: Path) -> None:
             cases.append({"family": family} | {k: case[k] for k in ENTRIES if k in case} | {"arrays": held})
     arrays["noise_stream"] = np.load(source / "edm.npz")["_shared_kd/noise_stream"]  # the same in all runs
     np.savez_compressed(HERE / "golden.npz", **arrays)
+    statistics = {f"{n}/{k}": np.load(source / f"ems.{n}.seed0.npz")[k] for n, held in STATISTICS.items() for k in held}
+    statistics["small.vplin.unc/l_v"] = statistics["small.vplin.unc/l_v"].astype(np.int8)  # +1 and -1
+    np.savez_compressed(HERE / "ems.npz", **statistics)
+    (HERE / "dc_cpr.json").write_text(json.dumps(json.loads((source / "dc_cpr.json").read_text())) + "\n")
     lines = ",\n".join(json.dumps(case) for case in cases)
     (HERE / "golden.json").write_text(f"[\n{lines}\n]\n")
     print(f"{len(cases)} cases, {len(arrays)} arrays")

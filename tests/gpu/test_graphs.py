@@ -8,7 +8,8 @@ from solvers.graphs import CudaGraph, compiled
 from solvers.tracer import Method
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-NAMES = [n for n in solvers.names() if isinstance(solvers.method(n), Method)]
+METHODS = [(name, method) for name in solvers.names() if isinstance(method := solvers.method(name), Method)]
+NAMES = [name for name, method in METHODS if not method.learns]
 SCHEDULE = solvers.EDM()
 
 

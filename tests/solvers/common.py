@@ -12,8 +12,9 @@ from solvers.schedule import Schedule
 from solvers.testing import first_time
 from solvers.tracer import Method
 
-NAMES = [name for name in solvers.names() if isinstance(solvers.method(name), Method)]
-PLANNED = pytest.mark.parametrize("name", NAMES)  # the solvers that make plans: all but the adaptive ones
+METHODS = [(name, method) for name in solvers.names() if isinstance(method := solvers.method(name), Method)]
+NAMES = [name for name, method in METHODS if not method.learns]
+PLANNED = pytest.mark.parametrize("name", NAMES)  # the solvers that make plans as they are: not adaptive, not to tune
 
 SCHEDULES: dict[str, Schedule] = {
     "VPLinear": solvers.VPLinear(),

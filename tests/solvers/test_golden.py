@@ -8,7 +8,20 @@ import torch
 from torch import Tensor
 
 import solvers
-from tests.golden import Case, adaptive, cases, dpm_solver, flow, history, k_diffusion, single_step, unipc
+from tests.golden import (
+    Case,
+    adaptive,
+    cases,
+    dc_solver,
+    dpm_solver,
+    flow,
+    history,
+    k_diffusion,
+    single_step,
+    time_shift,
+    unipc,
+    v3,
+)
 
 FAMILIES = (
     dpm_solver,
@@ -18,6 +31,9 @@ FAMILIES = (
     single_step,
     flow,
     unipc,
+    dc_solver,
+    time_shift,
+    v3,
 )
 PLANS: dict[str, Callable[[Case], solvers.Plan]] = {p: f for family in FAMILIES for p, f in family.PLANS.items()}
 DRAWS: dict[str, Callable[[Case, solvers.Plan], Tensor]] = {

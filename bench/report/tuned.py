@@ -1,0 +1,162 @@
+"""What tuning bought and what it cost: paired ratios to the untuned base, error against search cost, tuning curves."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from bench.report.leaderboard import brief
+from bench.report.plots import COLOURS, LINES, MARKERS, STYLE, save, shown
+from bench.store import Record
+
+PAIRED = "trajectory_rmse"
+PANELS = 6  # budgets shown in a figure, the smallest
+SEARCHED = 300  # calls; from zero to here the axis of the search's cost is linear
+
+
+def tuning_columns(record: Record) -> dict[str, object]:
+    """What stands beside the NFE in the tidy table: calls spent on learning (on one sample each), from and for what."""
+    learned = record["cell"].get("learned_from") or {}
+    return {
+        "tuning_calls": learned.get("calls", 0),
+        "tuning_base": learned.get("base", ""),
+        "tuning_objective": learned.get("objective", ""),
+        "tuning_guidance": learned.get("guidance"),
+    }
+
+
+def ratios(records: Sequence[Record]) -> pd.DataFrame:
+    """Tuned solvers' trajectory errors over their bases', sample by sample the same noise: ratio and standard error.
+
+    What set out from no solver, or from one that was not run, is compared with the best untuned of its budget.  The logarithm of a ratio of root
+    mean squares has the influence (a_i / mean a - b_i / mean b) / 2.
+    """
+    rows = []
+    for record in records:
+        cell, a = record["cell"], _squares(record)
+        learned = cell.get("learned_from")
+        untuned = {
+            _plain(r["cell"]["solver"]): s
+            for r in records
+            if r["cell"]["nfe"] == cell["nfe"] and not r["cell"].get("learned_from") and (s := _squares(r)) is not None
+        }
+        if a is None or not learned or not untuned:
+            continue
+        there = _plain(learned["base"]) in untuned
+        b = untuned[_plain(learned["base"])] if there else min(untuned.values(), key=np.mean)
+        ratio = float(np.sqrt(a.mean() / b.mean()))
+        se = float((a / a.mean() - b / b.mean()).std(ddof=1) / 2 / np.sqrt(len(a)))
+        base = learned["base"] if there else "the best untuned"
+        rows.append({"solver": cell["solver"], "nfe": cell["nfe"], "base": base, "ratio": ratio, "se": ratio * se})
+    return pd.DataFrame(rows)
+
+
+def _plain(solver: str) -> str:
+    return solver.replace(" ", "")
+
+
+def _squares(record: Record) -> Any:
+    found = [np.array(v["squares"]) for v in record["metrics"] if v["metric"] == PAIRED and v.get("squares")]
+    return found[0] if found else None
+
+
+def write_tuning_plots(table: pd.DataFrame, records: Sequence[Record], folder: Path) -> list[Path]:
+    """search_cost and tuning_curves of a run that has tuned solvers; returns the files."""
+    rows = table[table["metric"] == PAIRED]
+    if rows.empty or not (rows["tuning_calls"] > 0).any():
+        return []
+    with mpl.rc_context(STYLE):
+        written = save(folder / "search_cost", _search_cost(rows))
+        if curves := _curves(records):
+            written += save(folder / "tuning_curves", _tuning_curves(curves))
+    return written
+
+
+def _styles(names: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    for i, name in enumerate(names):
+        n = len(COLOURS)
+        yield name, {"color": COLOURS[i % n], "marker": MARKERS[(i + i // n) % n], "linestyle": LINES[i // n % 3]}
+
+
+def _figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
+    across = min(panels, 3)
+    figure = Figure(figsize=(4.2 * across + 3, 4 * -(-panels // across) + 0.6), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    axes = list(np.ravel(figure.subplots(-(-panels // across), across, sharey=True)))
+    for spare in axes[panels:]:
+        spare.set_visible(False)
+    return figure, axes[:panels]
+
+
+def _search_cost(rows: pd.DataFrame) -> Figure:
+    """A panel a budget; untuned solvers stand at zero, and only the best few of them are named."""
+    tuned = rows[rows["tuning_calls"] > 0]
+    budgets = sorted(tuned["nfe"].unique())[:PANELS]
+    first = rows.iloc[0]
+    about = f"{first['checkpoint']}, guidance {first['guidance']:g}, seed {first['seed']}, n = {first['n']}"
+    figure, panels = _figure(len(budgets), f"Error against what was spent on learning: {about}")
+    style = dict(_styles(sorted(tuned["solver"].unique())))
+    for axes, nfe in zip(panels, budgets, strict=True):
+        here = rows[rows["nfe"] == nfe]
+        untuned = here[here["tuning_calls"] == 0].sort_values("value")
+        bars = {"fmt": "o", "color": "#999999", "markersize": 4, "label": "untuned solvers"}
+        axes.errorbar([0] * len(untuned), untuned["value"], 2 * untuned["se"], **bars)
+        for best in untuned.head(1).itertuples():
+            place = {"textcoords": "offset points", "xytext": (6, -14), "fontsize": 10, "color": "#666666"}
+            axes.annotate(best.solver, (0, best.value), **place)
+            axes.axhline(best.value, color="#bbbbbb", linewidth=0.8, zorder=0)
+        for row in here[here["tuning_calls"] > 0].itertuples():
+            look = style[row.solver] | {"linestyle": "none", "capsize": 3, "markersize": 8}
+            axes.errorbar([row.tuning_calls], [row.value], 2 * row.se, label=shown(row.solver), **look)
+        axes.set_title(f"{nfe:g} calls", fontsize=12)
+        _cost_axis(axes, here["tuning_calls"].max())
+        axes.set_yscale("log")
+    figure.supylabel("RMSE to the exact ODE solution (±2 s.e.)", fontsize=12)
+    _legend(figure, panels)
+    return figure
+
+
+def _curves(records: Sequence[Record]) -> dict[int, dict[str, np.ndarray]]:
+    """For each budget, each tuned solver's (calls, error) as its search went on."""
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for record in records:
+        learned = record["cell"].get("learned_from")
+        if learned and len(learned["curve"]) > 1 and learned["nfe"] is not None:
+            found.setdefault(record["cell"]["nfe"], {})[record["cell"]["solver"]] = np.array(learned["curve"])
+    return dict(sorted(found.items())[:PANELS])
+
+
+def _tuning_curves(curves: Mapping[int, Mapping[str, np.ndarray]]) -> Figure:
+    names = sorted({name for of_budget in curves.values() for name in of_budget})
+    style = dict(_styles(names))
+    figure, panels = _figure(len(curves), "Error on the samples learned from, as calls are spent")
+    for axes, (nfe, of_budget) in zip(panels, curves.items(), strict=True):
+        for name, curve in of_budget.items():
+            axes.plot(curve[:, 0], curve[:, 1], label=shown(name), markersize=5, drawstyle="steps-post", **style[name])
+        axes.set_title(f"{nfe:g} calls", fontsize=12)
+        axes.set_yscale("log")
+        _cost_axis(axes, max(curve[-1, 0] for curve in of_budget.values()))
+    figure.supylabel("RMSE to the reference solution", fontsize=12)
+    _legend(figure, panels)
+    return figure
+
+
+def _cost_axis(axes: Axes, most: float) -> None:
+    axes.set_xscale("symlog", linthresh=SEARCHED)
+    axes.set_xlim(-SEARCHED / 6, most * 1.6)
+    axes.set_xlabel("evaluations of one sample, spent on learning")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda calls, _: brief(calls)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One for all panels, each name once."""
+    named = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside right center", fontsize=11)

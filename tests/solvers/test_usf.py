@@ -1,0 +1,230 @@
+"""The frame of multistep solvers holds the published ones exactly; the search in it pays off, goes on, keeps to budget."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import solvers
+from solvers.grid import explicit, make_grid
+from solvers.learned import Learned
+from solvers.plan import Evaluate, Plan
+from solvers.schedule import Schedule
+from solvers.testing import mixture, start
+from solvers.tune.base import Finding, NoNotes
+from solvers.tune.usf import Recipes, usf
+from solvers.unified import PUBLISHED, SCHEMES, Move, Recipe, plan, published, weights
+from tests.solvers.searches import TINY, Interrupted, Pages, error, problem
+
+SCHEDULES = [solvers.VPLinear(), solvers.EDM(), solvers.VPDiscrete.linear()]
+VP = solvers.VPLinear()
+TIMES = (1.0, 0.75, 0.5, 0.3, 0.1, 0.01)
+
+
+def run(made: Plan) -> torch.Tensor:
+    return solvers.sample(made, mixture(made.schedule), start(made.schedule, 3))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_frame_holds_the_published_solvers(name: str, schedule: Schedule) -> None:
+    for steps in (1, 2, 5, 8):
+        times = make_grid("karras", schedule, steps).times
+        ours, theirs = plan(published(name, times), schedule), solvers.plan(name, schedule, times=times)
+        assert isinstance(theirs, Plan)
+        torch.testing.assert_close(run(ours), run(theirs), rtol=0, atol=1e-11)
+        assert (ours.nfe, ours.times) == (theirs.nfe, theirs.times)
+        assert ours.buffers <= theirs.buffers
+
+
+@pytest.mark.parametrize(("order", "scheme"), [(2, "lam"), (2, "dpm"), (3, "equal"), (4, "t"), (4, "u")])
+def test_a_noise_step_in_a_plan_of_data_is_the_same_step(order: int, scheme: Any) -> None:
+    noise = tuple(Move("noise", min(order, i + 1), scheme, "lam") for i in range(5))
+    mixed = (Move("data", 1), *noise[1:])  # the first step is DDIM's in both, and sets the plan's prediction
+    plans = [plan(Recipe(TIMES, moves), VP) for moves in ((replace(noise[0], corrector="none"), *noise[1:]), mixed)]
+    assert [made.predicts for made in plans] == ["noise", "data"]
+    torch.testing.assert_close(run(plans[0]), run(plans[1]), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("predicts", ["noise", "data"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_weights_sum_to_one_so_a_single_point_is_exact(scheme: str, predicts: str) -> None:
+    grid = explicit(VP, TIMES)
+    for nodes in ([3], [3, 2], [3, 2, 1], [3, 2, 1, 0], [3, 4], [3, 2, 4], [3, 2, 1, 0, 4]):
+        assert weights(grid, 3, nodes, predicts, scheme).sum() == pytest.approx(1, abs=1e-12)
+
+
+def test_lam_is_exact_for_a_polynomial_in_lambda() -> None:
+    grid, i, nodes = explicit(VP, TIMES), 3, [3, 2, 1, 4]
+    s, under = np.polynomial.legendre.leggauss(50)
+    lam = grid.lam[i] + (grid.lam[i + 1] - grid.lam[i]) * (s + 1) / 2
+    for predicts, sign in (("noise", -1), ("data", 1)):
+        under_e = under * np.exp(sign * lam)
+        for k in range(4):
+            mean = under_e @ lam**k / under_e.sum()
+            assert weights(grid, i, nodes, predicts, "lam") @ grid.lam[nodes] ** k == pytest.approx(mean, rel=1e-10)
+
+
+def test_a_corrector_gains_an_order_without_a_call() -> None:
+    grids = [make_grid("logsnr", VP, steps, t_end=1e-2).times for steps in (40, 80, 1000)]
+    made = solvers.plan("dpmpp_3m", VP, times=grids[2], exact=True)
+    assert isinstance(made, Plan)
+    exact = run(made)
+    for corrector, order in (("none", 1), ("lam", 2)):
+        plans = [plan(Recipe(t, (Move("data", 1, "lam", corrector),) * (len(t) - 1)), VP) for t in grids[:2]]  # type: ignore[arg-type]
+        assert [made.nfe for made in plans] == [40, 80]
+        coarse, fine = (float((run(made) - exact).norm()) for made in plans)
+        assert np.log2(coarse / fine) == pytest.approx(order, abs=0.3)
+
+
+def test_any_recipe_is_a_plan_that_reads_back() -> None:
+    for schedule in SCHEDULES:
+        space, rng = Recipes(schedule, 6), np.random.default_rng(0)
+        a, b = list(space.published.values())[4:6]
+        for _ in range(30):
+            a, b = space.child(a, b, rng), a
+            made = space.plan(a)
+            assert made.nfe == 6 == sum(isinstance(i, Evaluate) for i in made.instructions)
+            assert Plan.from_json(made.to_json()) == made
+            assert run(made).isfinite().all()
+            assert (a.times[0], a.times[-1]) == (schedule.t_max, schedule.t_end)
+        assert len({move.scheme for move in a.moves}) > 1
+
+
+@pytest.mark.parametrize(
+    ("times", "moves", "message"),
+    [
+        (TIMES, (Move("data", 1),), r"1 moves need 2 times, not 6"),
+        (TIMES[:2], (Move("data", 2),), r"move 0 has order 2: it may have 1 to 1"),
+        (TIMES, (Move("data", 1),) * 4 + (Move("data", 5),), r"move 4 has order 5: it may have 1 to 4"),
+        (TIMES[:2], (Move("data", 0),), r"move 0 has order 0"),
+        (TIMES[:2], (Move("v", 1),), r"predicts noise or data"),  # type: ignore[arg-type]
+        (TIMES[:2], (Move("data", 1, "cubic"),), r"by one of lam, u, t, equal, half, dpm"),  # type: ignore[arg-type]
+        (TIMES[:2], (Move("data", 1, "lam", "cubic"),), r"by one of lam, u, t, equal"),  # type: ignore[arg-type]
+    ],
+)
+def test_moves_that_cannot_be_made_are_refused(times: Any, moves: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recipe(times, moves)
+
+
+def test_a_step_onto_the_data_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a recipe needs times with a finite lambda, not \(1.0, 0.0\)"):
+        plan(Recipe((1.0, 0.0), (Move("data", 1),)), VP)
+
+
+def found(finding: Finding) -> Plan:
+    return Plan.from_json(json.dumps(finding.values["plan"]))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_the_search_improves_on_every_published_solver(guidance: float) -> None:
+    task = problem(guidance=guidance)
+    budget = 1200 if guidance == 1 else 2400
+    finding = usf.tune(task, 5, NoNotes(), TINY | {"calls": budget})
+    published_too = [error(made, guidance) for made in map(Recipes(VP, 5).plan, Recipes(VP, 5).published.values())]
+    assert error(found(finding), guidance) < 0.8 * min(published_too)
+    assert budget - 60 * guidance < task.cost.calls <= budget
+    assert finding.base.partition("(")[0] in PUBLISHED
+    assert finding.objective == "truncation error"
+
+
+def test_a_search_that_was_interrupted_finds_the_same() -> None:
+    whole = (task := problem(), usf.tune(task, 4, NoNotes(), TINY))
+    pages = None
+    for last in (1, 2, 2):
+        task = problem()
+        pages = Pages(task, pages, last)
+        with pytest.raises(Interrupted):
+            usf.tune(task, 4, pages, TINY)
+    task = problem()
+    assert usf.tune(task, 4, Pages(task, pages), TINY) == whole[1]
+    assert task.cost == whole[0].cost
+
+
+def test_what_is_found_follows_from_the_seed_and_its_curve_falls() -> None:
+    findings = [usf.tune(problem(seed), 4, NoNotes(), TINY) for seed in (12345, 12345, 6)]
+    assert findings[0] == findings[1]
+    assert findings[0].values["plan"] != findings[2].values["plan"]
+    calls, errors = zip(*findings[0].curve, strict=True)
+    assert list(np.diff(calls)) == [4 * 12] * (len(calls) - 1)
+    assert calls[0] == 12 * (24 + 4)
+    assert list(errors) == sorted(errors, reverse=True)
+    assert errors[-1] < 0.7 * errors[0]
+    assert len(findings[0].values["moves"]) == 4
+
+
+def test_a_metric_is_searched_for_when_asked() -> None:
+    seen: list[torch.Size] = []
+
+    def size(x: torch.Tensor) -> float:
+        seen.append(x.shape)
+        return float(x.double().pow(2).mean())
+
+    finding = usf.tune(problem(metric=("size", size)), 4, NoNotes(), TINY | {"objective": "metric"})
+    task = problem()
+    x_T, cond = task.start(0, 12, 1.0)
+    x = solvers.sample(found(finding), task.denoiser, x_T, cond=cond)
+    assert finding.objective == "metric-searched: size"
+    assert finding.curve[-1][1] == pytest.approx(size(x), rel=1e-4)
+    assert set(seen) == {x_T.shape}
+    assert finding.curve[-1][1] < finding.curve[0][1]
+
+
+def test_a_candidate_that_diverges_is_never_found() -> None:
+    scores = iter([float("nan")] * 100)
+
+    def diverging(x: torch.Tensor) -> float:
+        return next(scores, float(x.double().pow(2).mean()))
+
+    finding = usf.tune(problem(metric=("size", diverging)), 4, NoNotes(), TINY | {"objective": "metric"})
+    assert np.isfinite(finding.curve[-1][1])
+
+
+@pytest.mark.parametrize(
+    ("nfe", "settings", "message"),
+    [
+        (1, {}, r"a search: nfe=1 must be at least 2"),
+        (4, {"samples": 0}, r"samples=0 must be at least 1"),
+        (4, {"solution": 3}, r"solution=3 must be at least 4"),
+        (4, {"calls": 335}, r"calls=335 are too few for 12 samples: give at least 336 calls"),
+        (4, {"screened": 0}, r"screened=0 must be at least 1"),
+        (4, {"objective": "fid"}, r"objective='fid' is none of error, metric"),
+        (4, {"objective": "metric"}, r"this problem has no metric"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_before_a_call(
+    nfe: int, settings: dict[str, solvers.Option], message: str
+) -> None:
+    task = problem()
+    with pytest.raises(ValueError, match=message):
+        usf.tune(task, nfe, NoNotes(), TINY | settings)
+    assert task.cost.calls == 0
+
+
+def test_a_flow_is_searched_from_where_lambda_is_finite() -> None:
+    flow = solvers.RectifiedFlow()
+    task = replace(problem(), denoiser=mixture(flow), start=lambda first, count, t: (start(flow, count), {}))
+    finding = usf.tune(task, 4, NoNotes(), TINY)
+    assert found(finding).times[0] == 0.999
+    assert finding.curve[-1][1] < finding.curve[0][1]
+
+
+def test_the_plan_found_is_sampled_by_name(tmp_path: Path) -> None:
+    task = problem()
+    finding = usf.tune(task, 4, NoNotes(), TINY)
+    learned = Learned(
+        "usf", "gmm", "0" * 64, VP, 4, 1.0, finding.base, finding.objective, 0, {}, task.cost, finding.curve,
+        finding.values,
+    )  # fmt: skip
+    for name, data in learned.to_files().items():
+        (tmp_path / name).write_bytes(data)
+    made = solvers.plan("usf", VP, 4, tuned=str(tmp_path))
+    assert isinstance(made, Plan)
+    assert made.instructions == found(finding).instructions
+    assert made.learned_from is not None
+    assert made.learned_from.calls == task.cost.calls

@@ -34,8 +34,8 @@ def tuning_columns(record: Record) -> dict[str, object]:
 def ratios(records: Sequence[Record]) -> pd.DataFrame:
     """Tuned solvers' trajectory errors over their bases', sample by sample the same noise: ratio and standard error.
 
-    What set out from no solver, or from one that was not run, is compared with the best untuned of its budget.  The logarithm of a ratio of root
-    mean squares has the influence (a_i / mean a - b_i / mean b) / 2.
+    What set out from no solver, or from one that was not run, is compared with the best untuned one of its budget.
+    The logarithm of a ratio of root mean squares has the influence (a_i / mean a - b_i / mean b) / 2.
     """
     rows = []
     for record in records:

@@ -56,7 +56,7 @@ def autodiffusion(
     screened: int = 480,
     objective: str = "error",
 ) -> Finding:
-    """`solution` calls make each exact sample; `screened` candidates are predicted a generation; 0 `calls`: 800 x nfe."""
+    """`solution` calls an exact sample, `screened` predictions a generation; 0 `calls` are 800 for each of nfe."""
     method = solvers.method(base)
     if not isinstance(method, Method) or method.learns:
         raise ValueError(f"tuning autodiffusion: base={base!r} must make plans without tuning, as ddim and ipndm do")

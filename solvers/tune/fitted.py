@@ -66,12 +66,14 @@ def shares(log_gaps: Array) -> Array:
 
 
 def even(exact: Reference, n: int, p: float) -> Array:
-    """Log gaps of n steps in each of which the data predictions cover the same share of int (dD/dlambda)^p dlambda."""
+    """Log gaps of n steps in each of which the data predictions cover the same share of int |dD/dlambda|^p dlambda.
+
+    The trajectories' nodes lie evenly in lambda.
+    """
     D = (exact.y - exact.slope).double()
-    gaps = np.diff(exact.lam)
-    moved = (D[1:] - D[:-1]).flatten(1).square().mean(1).sqrt().cpu().numpy()
-    speed = moved / gaps + np.finfo(np.float64).tiny  # so that data of a single point, which D never leaves, will do
-    covered = np.append(0.0, np.cumsum(speed**p * gaps))
+    speed = (D[1:] - D[:-1]).flatten(1).square().mean(1).sqrt().cpu().numpy()
+    speed += np.finfo(np.float64).tiny  # so that data of a single point, which D never leaves, will do
+    covered = np.append(0.0, np.cumsum(speed**p))
     return np.log(np.diff(np.interp(np.linspace(0, covered[-1], n + 1), covered, exact.lam)))
 
 
@@ -83,6 +85,11 @@ def slopes(examples: Examples, line: Line, log_gaps: Array, fit: Fit) -> Tensor:
         moved = examples.fit(line.at(lam + h * (np.arange(len(lam)) == i)), fit.outputs[:i])
         columns.append((moved.missed - fit.missed).flatten() / h)
     return torch.stack(columns, 1)
+
+
+def secant(J: Tensor, step: Tensor, change: Tensor) -> Tensor:
+    """The slopes J (m, k) corrected so that `step` (k,) makes the `change` (m,) seen.  Broyden 1965, Eq. (2.10)."""
+    return J + torch.outer(change - J @ step, step / (step @ step))
 
 
 def improve(examples: Examples, line: Line, log_gaps: Array, fit: Fit, damping: float) -> tuple[Array, Fit, float]:
@@ -97,8 +104,7 @@ def improve(examples: Examples, line: Line, log_gaps: Array, fit: Fit, damping: 
         tried = log_gaps + step / max(1.0, np.abs(step).max() / LONGEST)
         found = examples.fit(line.times(tried))
         moved = torch.from_numpy(line.lam(tried) - line.lam(log_gaps))[1:-1].to(J)
-        change = (found.missed - fit.missed).flatten()
-        J = J + torch.outer(change - J @ moved, moved / (moved @ moved))  # Broyden 1965
+        J = secant(J, moved, (found.missed - fit.missed).flatten())
         if found.objective < fit.objective:
             log_gaps, fit, damping = tried, found, max(damping / relief, least)
         else:
@@ -113,7 +119,7 @@ def affordable(nfe: int, calls: int, rounds: int) -> int:
     """
     searched = 10 * (100 + nfe + 3 * 40 * max(0, nfe - 3))
     a_round = nfe * (nfe - 1) // 2 + STEPS * nfe
-    return max(1, searched // (calls + 1 + len(POWERS) * nfe + rounds * a_round))
+    return max(1, searched // (calls + len(POWERS) * nfe + rounds * a_round))
 
 
 @dataclass

@@ -253,6 +253,6 @@ def dpm_solver_v3(
         base=BASE,
         values={"data": f"{DATA[0]}, {DATA[1]} calls", "floor": floor},
         curve=((0, base), (problem.cost.calls, found)),
-        objective="E |f' - s f - b|^2",
+        objective=f"truncation error at {FEW} calls (tried, not searched for)",
         arrays=arrays,
     )

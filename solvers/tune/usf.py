@@ -65,7 +65,7 @@ def usf(
     screened: int = 480,
     objective: str = "error",
 ) -> Finding:
-    """`solution` calls make each exact sample; `screened` candidates are predicted a generation; 0 `calls`: 800 x nfe."""
+    """`solution` calls an exact sample, `screened` predictions a generation; 0 `calls` are 800 for each of nfe."""
     trials = Trials(problem, nfe, notes, samples, calls, solution, screened, objective)
     recipe, base = evolve(trials, space := Recipes(problem.schedule, nfe))
     values = {"plan": json.loads(space.plan(recipe).to_json()), "moves": [asdict(move) for move in recipe.moves]}

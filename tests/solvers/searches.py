@@ -15,11 +15,11 @@ from solvers.tune.base import Problem
 from solvers.tune.reference import reference
 
 CPU = torch.device("cpu")
-TINY: dict[str, solvers.Option] = {"samples": 12, "solution": 24, "screened": 60, "calls": 900}
+TINY: dict[str, solvers.Option] = {"samples": 12, "solution": 24, "screened": 40, "calls": 600}
 Metric = tuple[str, Callable[[Tensor], float]]
 
 
-class Interrupted(Exception):
+class InterruptedSearchError(Exception):
     """The end of a process, in the middle of a search."""
 
 
@@ -40,7 +40,7 @@ class Pages:
         self.kept = self.denoiser.passed, copy.deepcopy(state)
         self.writes += 1
         if self.writes == self.last:
-            raise Interrupted
+            raise InterruptedSearchError
 
 
 def problem(seed: int = 12345, guidance: float = 1.0, metric: Metric | None = None) -> Problem:

@@ -18,9 +18,9 @@ from solvers.schedule import Schedule
 from solvers.testing import mixture
 from solvers.tune import Finding, NoNotes, Problem, tuner
 from solvers.tune.descent import Neighbourhood, descend
-from solvers.tune.fitted import Line, affordable, even, improve, slopes
+from solvers.tune.fitted import Line, affordable, even, improve, secant, slopes
 from solvers.tune.least_squares import RIDGE, STRAY, Examples, exact_trajectories
-from solvers.tune.reference import reference
+from solvers.tune.reference import Reference, reference
 
 VP, EDM, FLOW = solvers.VPLinear(), solvers.EDM(), solvers.RectifiedFlow()
 SMALL: dict[str, solvers.Option] = {"samples": 6, "calls": 24}
@@ -106,6 +106,8 @@ def test_a_round_gaussian_is_sampled_exactly_in_any_number_of_calls(schedule: Sc
 
     asked = problem(schedule, Denoiser(data, schedule, "data"))
     plan = plan_of(tune(asked, nfe, calls=100))
+    a_round = nfe * (nfe - 1) // 2 + 3 * nfe if nfe > 1 else 0
+    assert asked.cost.calls == 6 * (100 + 2 * nfe + 2 * a_round)
     x_T, _ = asked.start(50, 4, schedule.t_max)
     alpha, sigma = (f([schedule.t_max, schedule.t_end]) for f in (schedule.alpha, schedule.sigma))
     spread = np.sqrt(0.25 * alpha**2 + sigma**2)
@@ -142,6 +144,12 @@ def test_equal_shares_are_equal_and_of_power_0_logsnr() -> None:
     np.testing.assert_allclose(VP.lam(times), lam, atol=1e-9)
 
 
+def test_data_of_one_point_gets_even_steps() -> None:
+    lam = np.linspace(-4.0, 4.0, 33)
+    still = Reference(VP, lam, torch.ones(33, 2, 3), torch.zeros(33, 2, 3))
+    np.testing.assert_allclose(even(still, 4, 0.5), np.log(2.0), rtol=1e-12)
+
+
 def test_gaps_move_times_as_their_jacobian_says() -> None:
     line, log_gaps, h = Line(VP, -5.0, 4.0), np.array([0.3, -0.2, 0.5, 0.0]), 1e-6
     for j in range(4):
@@ -164,15 +172,28 @@ def test_slopes_are_those_of_whole_fits_at_half_the_calls() -> None:
         assert float((J[:, i - 1] - exact).norm()) < 0.1 * float(exact.norm())  # J is of steps of 5 % of a gap
 
 
+def test_slopes_are_corrected_along_the_step_alone() -> None:
+    g = torch.Generator().manual_seed(0)
+    J, step, change = (torch.randn(*shape, generator=g) for shape in ((5, 3), (3,), (5,)))
+    corrected, across = secant(J, step, change), torch.linalg.cross(step, torch.ones(3))
+    torch.testing.assert_close(corrected @ step, change)
+    torch.testing.assert_close(corrected @ across, J @ across)
+
+
 def test_no_round_misses_more() -> None:
     e = examples(bundled("gmm", 1.0))
-    line, log_gaps = Line.of(e.exact), even(e.exact, 6, 0.5)
-    fit, damping = e.fit(line.times(log_gaps)), 1e-2
-    for _ in range(4):
-        log_gaps, better, damping = improve(e, line, log_gaps, fit, damping)
+    line, log_gaps = Line.of(e.exact), even(e.exact, 6, 0.0)
+    fit, damping, refused = e.fit(line.times(log_gaps)), 1e-2, 0
+    for _ in range(3):
+        found, better, then = improve(e, line, log_gaps, fit, damping)
         assert better.objective <= fit.objective
-        assert np.array_equal(better.solver.times, line.times(log_gaps))
-        fit = better
+        assert better.solver.times == line.times(found)
+        if better.objective == fit.objective:
+            refused += 1
+            assert np.array_equal(found, log_gaps)
+            assert then == pytest.approx(5**3 * damping)
+        log_gaps, fit, damping = found, better, then
+    assert refused == 1
 
 
 def around(memory: int = 16) -> Neighbourhood:
@@ -239,7 +260,7 @@ def test_all_that_is_spent_is_as_planned() -> None:
         tuner("fitted").tune(asked, nfe, NoNotes(), {})
         samples = affordable(nfe, 40, 2)
         searched = 10 * (100 + nfe + 120 * max(0, nfe - 3))
-        each = 41 + 2 * nfe + (nfe > 1) * 2 * (nfe * (nfe - 1) // 2 + 3 * nfe)
+        each = 40 + 2 * nfe + (nfe > 1) * 2 * (nfe * (nfe - 1) // 2 + 3 * nfe)
         assert asked.cost.calls <= samples * each <= searched
         assert nfe == 1 or (samples + 1) * each > searched
 

@@ -1,4 +1,4 @@
-"""The frame of multistep solvers holds the published ones exactly; the search in it pays off, goes on, keeps to budget."""
+"""The frame of multistep solvers holds the published ones exactly, and the search in it pays off and goes on."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from solvers.testing import mixture, start
 from solvers.tune.base import Finding, NoNotes
 from solvers.tune.usf import Recipes, usf
 from solvers.unified import PUBLISHED, SCHEMES, Move, Recipe, plan, published, weights
-from tests.solvers.searches import TINY, Interrupted, Pages, error, problem
+from tests.solvers.searches import TINY, InterruptedSearchError, Pages, error, problem
 
 SCHEDULES = [solvers.VPLinear(), solvers.EDM(), solvers.VPDiscrete.linear()]
 VP = solvers.VPLinear()
@@ -125,7 +125,7 @@ def found(finding: Finding) -> Plan:
 def test_the_search_improves_on_every_published_solver(guidance: float) -> None:
     task = problem(guidance=guidance)
     budget = 1200 if guidance == 1 else 2400
-    finding = usf.tune(task, 5, NoNotes(), TINY | {"calls": budget})
+    finding = usf.tune(task, 5, NoNotes(), TINY | {"calls": budget, "screened": 80})
     published_too = [error(made, guidance) for made in map(Recipes(VP, 5).plan, Recipes(VP, 5).published.values())]
     assert error(found(finding), guidance) < 0.8 * min(published_too)
     assert budget - 60 * guidance < task.cost.calls <= budget
@@ -139,7 +139,7 @@ def test_a_search_that_was_interrupted_finds_the_same() -> None:
     for last in (1, 2, 2):
         task = problem()
         pages = Pages(task, pages, last)
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptedSearchError):
             usf.tune(task, 4, pages, TINY)
     task = problem()
     assert usf.tune(task, 4, Pages(task, pages), TINY) == whole[1]

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import warnings
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -217,6 +218,7 @@ def tune(
     from bench.show import print_learned
     from bench.tuning import Done, prepare
 
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")  # torch's own, at its first tangent
     tuning = prepare(method, checkpoint, nfe, guidance, seed, classes, metric, dtype, device, out)
     outcomes = []
     for outcome in tuning.run(shlex.join(["fewstep", *sys.argv[1:]])):

@@ -32,7 +32,8 @@ class Value:
     squares: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self).items() if k != "squares" or v}
+        about = asdict(self) | {"squares": list(self.squares)}
+        return {k: v for k, v in about.items() if k != "squares" or v}
 
 
 @dataclass(frozen=True)

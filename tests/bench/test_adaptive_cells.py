@@ -138,7 +138,7 @@ def test_a_table_row_is_marked_adaptive_and_its_budget_is_the_mean(store: Store)
 def test_the_leaderboard_gives_adaptive_solvers_a_table_of_their_own(store: Store) -> None:
     job = finished(store, sweep_of("ddim", ADAPTIVE, metrics=("frechet_exact",)))
     table = tidy(store.records())
-    lines = leaderboard(table, job.definition).splitlines()
+    lines = leaderboard(table, pd.DataFrame(), job.definition).splitlines()
     small = lines.index("| adaptive solver | mean calls a sample | value |")
     row = table[table["adaptive"]].iloc[0]
     assert lines[small + 2].startswith(f"| {ADAPTIVE} | {row['nfe']:g} | {row['value']:.3g} ± ")
@@ -158,7 +158,7 @@ def test_a_run_of_adaptive_solvers_alone_has_a_whole_report(store: Store) -> Non
 
 def test_without_adaptive_solvers_there_is_no_such_table(store: Store) -> None:
     job = finished(store, sweep_of("ddim"))
-    assert "adaptive" not in leaderboard(tidy(store.records()), job.definition)
+    assert "adaptive" not in leaderboard(tidy(store.records()), pd.DataFrame(), job.definition)
 
 
 def test_a_done_adaptive_cell_is_not_run_again(store: Store) -> None:

@@ -16,6 +16,8 @@ from solvers.plan import Evaluate, Plan
 from solvers.schedule import Schedule
 from solvers.testing import mixture, start
 from solvers.tune.base import Finding, NoNotes
+from solvers.tune.predictor import Linearised
+from solvers.tune.reference import reference
 from solvers.tune.usf import Recipes, usf
 from solvers.unified import PUBLISHED, SCHEMES, Move, Recipe, plan, published, weights
 from tests.solvers.searches import TINY, InterruptedSearchError, Pages, error, problem
@@ -121,6 +123,29 @@ def found(finding: Finding) -> Plan:
     return Plan.from_json(json.dumps(finding.values["plan"]))
 
 
+def test_on_an_isotropic_gaussian_the_predictor_learns_the_network() -> None:
+    s2 = 0.4  # where D = y s2/(s2 + u2), so its slope in y is s2/(s2 + u2) in every direction
+    u2 = lambda t: (VP.sigma(t) / VP.alpha(t)) ** 2  # noqa: E731
+    network = solvers.Denoiser(
+        lambda x, t: x / float(VP.alpha(float(t[0]))) * s2 / (s2 + float(u2(float(t[0])))), VP, "data"
+    )
+    x_T = start(VP, 5)
+    model = Linearised(reference(network, x_T, {}, 1.0, 1e-3, 64))
+    for t in np.linspace(0.02, 0.98, 13):
+        for stray in (-0.1, 0.2):
+            x = model.reference.at(t) + stray * float(VP.alpha(t))
+            lam, dy, D = model.strayed(x, t)
+            assert lam == pytest.approx(float(VP.lam(t)))
+            torch.testing.assert_close(dy, torch.full_like(dy, stray), rtol=1e-9, atol=0)
+            exact = network(model.reference.at(t), t, "data")
+            torch.testing.assert_close(D, exact, rtol=0, atol=2e-4)
+            model.observe(x, t, network(x, t, "data"))
+    lam, j, k = model.slopes()
+    middle = (lam > float(VP.lam(0.95))) & (lam < float(VP.lam(0.05)))
+    np.testing.assert_allclose(j[middle], s2 / (s2 + np.exp(-2 * lam[middle])), atol=0.08)  # averaged over lambda
+    assert k[middle].max() < 0.1
+
+
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_the_search_improves_on_every_published_solver(guidance: float) -> None:
     task = problem(guidance=guidance)
@@ -136,7 +161,7 @@ def test_the_search_improves_on_every_published_solver(guidance: float) -> None:
 def test_a_search_that_was_interrupted_finds_the_same() -> None:
     whole = (task := problem(), usf.tune(task, 4, NoNotes(), TINY))
     pages = None
-    for last in (1, 2, 2):
+    for last in (1, 2):
         task = problem()
         pages = Pages(task, pages, last)
         with pytest.raises(InterruptedSearchError):

@@ -230,6 +230,20 @@ def test_descent_lowers_the_error_and_counts_its_passes() -> None:
     assert rmse(solver.plan(VP), near.examples) == pytest.approx(error, rel=1e-9)
 
 
+def test_a_unit_of_each_coefficient_moves_the_state_by_the_error_and_no_other_way_twice() -> None:
+    near = around(memory=2)
+    for axes, gram in zip(near.axes, near.fit.grams, strict=True):
+        torch.testing.assert_close(
+            axes.T @ gram @ axes, near.fit.error**2 * torch.eye(len(gram)).double(), rtol=0, atol=1e-9
+        )
+
+
+def test_more_gradients_find_nothing_worse() -> None:
+    errors = [descend(around(), k)[1] for k in range(1, 9)]
+    assert errors[0] <= around().fit.error
+    assert errors == sorted(errors, reverse=True)
+
+
 @pytest.mark.parametrize(("name", "nfe"), [("gmm", 5), ("digits", 4), ("digits", 8)])
 def test_it_beats_what_needs_no_tuning_on_other_samples_at_no_more_than_dc_solvers_cost(name: str, nfe: int) -> None:
     asked = bundled(name, 1.0)

@@ -71,14 +71,18 @@ def write_tuning_plots(table: pd.DataFrame, records: Sequence[Record], folder: P
     rows = table[table["metric"] == PAIRED]
     if rows.empty or not (rows["tuning_calls"] > 0).any():
         return []
+    styles = dict(_styles(sorted(rows[rows["tuning_calls"] > 0]["solver"].unique())))
+    first = rows.iloc[0]
+    about = f"{first['checkpoint']}, guidance {first['guidance']:g}"
     with mpl.rc_context(STYLE):
-        written = save(folder / "search_cost", _search_cost(rows))
+        written = save(folder / "search_cost", _search_cost(rows, styles, about))
         if curves := _curves(records):
-            written += save(folder / "tuning_curves", _tuning_curves(curves))
+            written += save(folder / "tuning_curves", _tuning_curves(curves, styles, about))
     return written
 
 
 def _styles(names: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each solver's look, the same in all figures of a run."""
     for i, name in enumerate(names):
         n = len(COLOURS)
         yield name, {"color": COLOURS[i % n], "marker": MARKERS[(i + i // n) % n], "linestyle": LINES[i // n % 3]}
@@ -94,14 +98,12 @@ def _figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
     return figure, axes[:panels]
 
 
-def _search_cost(rows: pd.DataFrame) -> Figure:
+def _search_cost(rows: pd.DataFrame, styles: Mapping[str, dict[str, str]], about: str) -> Figure:
     """A panel a budget; untuned solvers stand at zero, and only the best few of them are named."""
     tuned = rows[rows["tuning_calls"] > 0]
     budgets = sorted(tuned["nfe"].unique())[:PANELS]
-    first = rows.iloc[0]
-    about = f"{first['checkpoint']}, guidance {first['guidance']:g}, seed {first['seed']}, n = {first['n']}"
-    figure, panels = _figure(len(budgets), f"Error against what was spent on learning: {about}")
-    style = dict(_styles(sorted(tuned["solver"].unique())))
+    n = rows["n"].iloc[0]
+    figure, panels = _figure(len(budgets), f"Error against what was spent on learning: {about}, n = {n}")
     for axes, nfe in zip(panels, budgets, strict=True):
         here = rows[rows["nfe"] == nfe]
         untuned = here[here["tuning_calls"] == 0].sort_values("value")
@@ -112,11 +114,12 @@ def _search_cost(rows: pd.DataFrame) -> Figure:
             axes.annotate(best.solver, (0, best.value), **place)
             axes.axhline(best.value, color="#bbbbbb", linewidth=0.8, zorder=0)
         for row in here[here["tuning_calls"] > 0].itertuples():
-            look = style[row.solver] | {"linestyle": "none", "capsize": 3, "markersize": 8}
+            look = styles[row.solver] | {"linestyle": "none", "capsize": 3, "markersize": 8}
             axes.errorbar([row.tuning_calls], [row.value], 2 * row.se, label=shown(row.solver), **look)
         axes.set_title(f"{nfe:g} calls", fontsize=12)
-        _cost_axis(axes, here["tuning_calls"].max())
-        axes.set_yscale("log")
+        axes.set_xscale("symlog", linthresh=SEARCHED)
+        axes.set_xlim(-SEARCHED / 6, here["tuning_calls"].max() * 1.6)
+        _cost_axis(axes)
     figure.supylabel("RMSE to the exact ODE solution (±2 s.e.)", fontsize=12)
     _legend(figure, panels)
     return figure
@@ -132,26 +135,26 @@ def _curves(records: Sequence[Record]) -> dict[int, dict[str, np.ndarray]]:
     return dict(sorted(found.items())[:PANELS])
 
 
-def _tuning_curves(curves: Mapping[int, Mapping[str, np.ndarray]]) -> Figure:
-    names = sorted({name for of_budget in curves.values() for name in of_budget})
-    style = dict(_styles(names))
-    figure, panels = _figure(len(curves), "Error on the samples learned from, as calls are spent")
+def _tuning_curves(
+    curves: Mapping[int, Mapping[str, np.ndarray]], styles: Mapping[str, dict[str, str]], about: str
+) -> Figure:
+    figure, panels = _figure(len(curves), f"Error on the samples learned from, as calls are spent: {about}")
     for axes, (nfe, of_budget) in zip(panels, curves.items(), strict=True):
         for name, curve in of_budget.items():
-            axes.plot(curve[:, 0], curve[:, 1], label=shown(name), markersize=5, drawstyle="steps-post", **style[name])
+            axes.plot(curve[:, 0], curve[:, 1], label=shown(name), markersize=5, drawstyle="steps-post", **styles[name])
         axes.set_title(f"{nfe:g} calls", fontsize=12)
-        axes.set_yscale("log")
-        _cost_axis(axes, max(curve[-1, 0] for curve in of_budget.values()))
+        axes.set_xscale("log")
+        _cost_axis(axes)
     figure.supylabel("RMSE to the reference solution", fontsize=12)
     _legend(figure, panels)
     return figure
 
 
-def _cost_axis(axes: Axes, most: float) -> None:
-    axes.set_xscale("symlog", linthresh=SEARCHED)
-    axes.set_xlim(-SEARCHED / 6, most * 1.6)
+def _cost_axis(axes: Axes) -> None:
+    axes.set_yscale("log")
     axes.set_xlabel("evaluations of one sample, spent on learning")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda calls, _: brief(calls)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
 

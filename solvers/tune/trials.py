@@ -6,6 +6,7 @@ Each generation breeds from the best plans known, screens the children by their 
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import accumulate
 from math import inf, isfinite
 from typing import Any, Protocol, TypeVar
 
@@ -98,9 +99,9 @@ class Trials:
 
     @property
     def curve(self) -> tuple[tuple[int, float], ...]:
-        """Calls spent and the best score after each trial."""
-        scores = [trial["score"] for trial in self.tried]
-        return tuple((trial["spent"], min(scores[: i + 1])) for i, trial in enumerate(self.tried))
+        """Calls spent and the best score after each trial, from the first that did not diverge."""
+        best = accumulate((trial["score"] for trial in self.tried), min)
+        return tuple((trial["spent"], score) for trial, score in zip(self.tried, best, strict=True) if score < inf)
 
     def score(self, x: Tensor) -> float:
         """How bad these final states are: infinitely so when they diverged."""
@@ -143,7 +144,7 @@ class Trials:
 
 
 def evolve(trials: Trials, space: Space[G]) -> tuple[G, str]:
-    """The best candidate tried, and the name of the best published one among those tried."""
+    """The best candidate tried, and the name of the best published one; raises ValueError where all diverged."""
     known: dict[G, float] = {}
     names, generation = {candidate: name for name, candidate in space.published.items()}, 0
     while trials.affordable:
@@ -162,6 +163,8 @@ def evolve(trials: Trials, space: Space[G]) -> tuple[G, str]:
                 known[candidate] = trials.evaluate(space.plan(candidate))
         trials.save()
         generation += 1
+    if min(known.values()) == inf:
+        raise ValueError(f"every one of the {len(known)} candidates tried diverged: nothing was found")
     return min(known, key=known.__getitem__), names[min(known.keys() & names, key=known.__getitem__)]
 
 

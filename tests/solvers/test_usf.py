@@ -251,7 +251,7 @@ def test_a_metric_is_searched_for_when_asked() -> None:
 
 
 def test_candidates_that_diverge_are_never_found() -> None:
-    first = len(set(Recipes(VP, 4).published.values())) + 1  # the predictions of the first generation, and its first trial
+    first = len(set(Recipes(VP, 4).published.values())) + 1  # all first predictions and one trial
     scores = iter([float("nan")] * first)
 
     def diverging(x: torch.Tensor) -> float:

@@ -127,16 +127,7 @@ def sample(
             registers[out] = y if step.ratio is None else torch.add(x, y, alpha=step.ratio)
             del x, y  # a name would hold a dead register
         elif isinstance(step, _Sum):
-            c, y = step.c if tracing else step.scalar, registers[step.first]
-            y = y.mul_(c) if step.over else y * c
-            for c, r in step.terms:
-                y.add_(registers[r], alpha=c)
-            for c, k in step.noise:
-                y.add_(noise(k), alpha=c)  # type: ignore[misc]  # a plan with draws was refused without
-            for each, r in step.pixelwise:
-                y.addcmul_(registers[r], each)
-            registers[out] = y
-            del y
+            registers[out] = _summed(step, registers, noise, tracing)
         else:
             registers[out] = threshold(registers[step.register] * step.scale, step.rule)
         if callback is not None:
@@ -144,6 +135,18 @@ def sample(
         for r in dead:
             del registers[r]
     return registers[plan.instructions[-1].out]
+
+
+def _summed(step: _Sum, registers: dict[int, Tensor], noise: Noise | None, tracing: bool) -> Tensor:
+    c, y = step.c if tracing else step.scalar, registers[step.first]
+    y = y.mul_(c) if step.over else y * c
+    for c, r in step.terms:
+        y.add_(registers[r], alpha=c)
+    for c, k in step.noise:
+        y.add_(noise(k), alpha=c)  # type: ignore[misc]  # a plan with draws was refused without
+    for each, r in step.pixelwise:
+        y.addcmul_(registers[r], each)
+    return y
 
 
 def threshold(x: Tensor, rule: Rule) -> Tensor:

@@ -54,32 +54,39 @@ def leaderboard(table: pd.DataFrame, paired: pd.DataFrame, definition: Mapping[s
         about = rows.iloc[0]
         parts += [f"## {title(metric)}", f"`{metric}`, n = {about['n']:,}, against {about['reference']}."]
         parts += _boards(rows)
-    if len(paired):
-        parts += [
-            "## Tuned over untuned",
-            "Ratio of trajectory errors, tuned over its base at the same budget, from the same noise (paired standard "
-            "error); below 1 tuning paid.",
-            _grid(
-                paired.assign(solver=paired["solver"] + " / " + paired["base"]),
-                paired["ratio"].map("{:.2f}".format) + " ± " + paired["se"].map("{:.1g}".format),
-            ),
-        ]
-    cells = table[~table["adaptive"]].drop_duplicates("key")
-    batches = batches_of(table) if len(cells) else []
+    parts += _tuned(paired) if len(paired) else []
+    parts += _costs(table[~table["adaptive"]].drop_duplicates("key"))
+    return "\n\n".join(parts) + "\n"
+
+
+def _tuned(paired: pd.DataFrame) -> list[str]:
+    """What tuned solvers gain over their bases."""
+    text = paired["ratio"].map("{:.2f}".format) + " ± " + paired["se"].map("{:.1g}".format)
+    return [
+        "## Tuned over untuned",
+        "Ratio of trajectory errors, tuned over its base at the same budget, from the same noise (paired standard "
+        "error); below 1 tuning paid.",
+        _grid(paired.assign(solver=paired["solver"] + " / " + paired["base"]), text),
+    ]
+
+
+def _costs(cells: pd.DataFrame) -> list[str]:
+    """Latency at each batch size that was measured, and memory."""
+    batches, parts = batches_of(cells) if len(cells) else [], []
     for batch in batches:
+        spread = (cells[f"latency_batch{batch}_iqr_ms"] / 2).map("{:.1g}".format)
         parts += [
             f"## Latency, batch {batch}",
             "Median milliseconds of a whole trajectory ± half the interquartile range.",
+            _grid(cells, cells[f"latency_batch{batch}_ms"].map(significant) + " ± " + spread),
         ]
-        spread = (cells[f"latency_batch{batch}_iqr_ms"] / 2).map("{:.1g}".format)
-        parts.append(_grid(cells, cells[f"latency_batch{batch}_ms"].map(significant) + " ± " + spread))
     if batches:
         parts += [
             "## Peak memory",
             f"MiB above the weights' at batch {batches[-1]} (resident set, or a GPU's allocations).",
+            _grid(cells, cells["memory_above_weights_mib"].map(significant)),
         ]
-        parts.append(_grid(cells, cells["memory_above_weights_mib"].map(significant)))
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def _boards(rows: pd.DataFrame) -> list[str]:

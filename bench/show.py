@@ -119,7 +119,10 @@ def _about_solver(name: str) -> str:
     method = solvers.method(name)
     own = {k: v for k, v in method.defaults.items() if k not in COMMON}
     order = method.order(method.defaults) if callable(method.order) else method.order
-    lines = [method.summary, f"order {order}; options: {', '.join(f'{k}={v}' for k, v in own.items()) or 'none'}"]
+    lines = [
+        method.summary,
+        f"order {order or 'none claimed'}; options: {', '.join(f'{k}={v}' for k, v in own.items()) or 'none'}",
+    ]
     if method.adaptive:
         lines.append("calls: as many as the samples need")
     else:

@@ -131,7 +131,9 @@ def parse_solver(text: str) -> tuple[str, dict[str, solvers.Option]]:
             raise ValueError(text)
         return name.strip(), options
     except (SyntaxError, ValueError) as error:
-        raise UsageError(f"solver {text!r} is not of the form name or name(option=value, ...)") from error
+        raise UsageError(
+            f"solver {text!r} is not of the form name or name(option=value, ...), with paths in quotes"
+        ) from error
 
 
 def _literal(node: ast.expr) -> solvers.Option:

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from solvers.learned import entries, holdings, pick
+from solvers.learned import entries, pick
 from solvers.plan import Option, Plan
 from solvers.schedule import Schedule
-from solvers.tracer import LEARNING, BudgetError, resolve
+from solvers.tracer import LEARNING, not_learned, resolve
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,7 @@ class FoundMethod:
         files = entries(str(resolved["tuned"]), self.name, schedule)
         learned = pick(files, nfe, float(resolved["guidance"]))
         if learned is None:
-            raise BudgetError(
-                f"{self.name}: {resolved['tuned']} holds {holdings(files)}, not {nfe} at guidance "
-                f"{resolved['guidance']:g}: run `fewstep tune {self.name}` for it"
-            )
+            raise not_learned(self.name, resolved, files, nfe)
         resolved["tuned"] = learned.sha256[:12]
         found = Plan.from_json(json.dumps(learned.values["plan"]))
         return replace(

@@ -25,12 +25,12 @@ from torch import Tensor
 
 import solvers
 from solvers import time_shift_official as released
-from solvers.learned import Learned, LearnedError, Provenance, entries, holdings, pick
+from solvers.learned import Learned, LearnedError, Provenance, entries, pick
 from solvers.model import Cond, Denoiser, Prediction, column, conversion
 from solvers.plan import START, Combine, Evaluate, Noise, Option, Plan
 from solvers.schedule import Array, Schedule
 from solvers.time_shift_labels import LABELS, Shifts, coupled, label_of, levels, norm, time_of
-from solvers.tracer import LEARNING, BudgetError, check_word, resolve, summary
+from solvers.tracer import LEARNING, check_word, not_learned, resolve, summary
 
 # The solvers of the paper and of the released code; all are one call to begin with, then steps from state to state.
 PLAIN = (
@@ -204,10 +204,7 @@ class TimeShiftMethod:
             raise LearnedError(f"{error}; or give window and cutoff") from error
         learned = pick(files, plan.nfe, guidance)
         if learned is None:
-            raise BudgetError(
-                f"{self.name}: {folder} holds {holdings(files)}, not {plan.nfe} at guidance {guidance:g}: "
-                f"run `fewstep tune {self.name}` for it, or give window and cutoff"
-            )
+            raise not_learned(self.name, resolved, files, plan.nfe)
         if learned.values["base"] != base:
             raise LearnedError(f"{folder} was tuned for {self.name}({learned.values['base']}), not for {base}")
         return learned

@@ -302,10 +302,7 @@ class Method:
         found = entries(str(resolved["tuned"]), self.name, schedule)
         learned = self.recall(found, nfe, float(resolved["guidance"]))
         if learned is None:
-            raise BudgetError(
-                f"{self.name}: {resolved['tuned']} holds {holdings(found)}, not {nfe} at guidance "
-                f"{resolved['guidance']:g}: run `fewstep tune {self.name}` for it"
-            )
+            raise not_learned(self.name, resolved, found, nfe)
         return learned
 
     def spend(self, nfe: int, grid_of: Callable[[int], Grid], options: Mapping[str, Option]) -> Plan:
@@ -338,6 +335,14 @@ class Method:
             return found
         near = sorted({p.nfe for s in range(max(1, low - 2), low + 3) if (p := plan(s)) and p.nfe})
         raise BudgetError(f"{self.name} cannot spend {nfe} calls: it can spend {', '.join(map(str, near))} ...")
+
+
+def not_learned(method: str, resolved: Mapping[str, Option], found: Sequence[Learned], nfe: int) -> BudgetError:
+    """The one-line error for a budget, at a scale of guidance, that nothing in the folder serves."""
+    return BudgetError(
+        f"{method}: {resolved['tuned']} holds {holdings(found)}, not {nfe} at guidance {resolved['guidance']:g}: "
+        f"run `fewstep tune {method}` for it"
+    )
 
 
 def resolve(method: str, known: Mapping[str, Option], options: Mapping[str, Option]) -> dict[str, Option]:

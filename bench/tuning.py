@@ -28,7 +28,7 @@ from bench.metrics import METRICS, Chunk, Context
 from bench.runner import find_device
 from bench.spec import parse_solver
 from solvers import noise
-from solvers.learned import Cost, Learned, LearnedError, file_stem, read
+from solvers.learned import Learned, LearnedError, file_stem, read
 from solvers.tune import Problem, Tuner, tuner
 
 
@@ -228,8 +228,3 @@ def _check_folder(tuning: Tuning) -> None:
                 raise UsageError(
                     f"{path} was learned with {key} {there[key]!r}, not {wanted!r}: delete it or give another --out"
                 )
-
-
-def total(done: Sequence[Done]) -> Cost:
-    """What all of it cost, found now or before."""
-    return sum((d.learned.cost for d in done), Cost())

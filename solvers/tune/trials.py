@@ -64,6 +64,8 @@ class Trials:
         check_word("a search", "objective", objective, ("error", "metric"))
         if objective == "metric" and problem.metric is None:
             raise ValueError("objective=metric: this problem has no metric, so search for objective=error")
+        if objective == "error" and problem.metric is not None:
+            raise ValueError(f"objective=error does not look at the metric {problem.metric[0]}: give objective=metric")
         given = {"nfe": (nfe, 2), "samples": (samples, 1), "solution": (solution, 4), "screened": (screened, 1)}
         for name, (value, least) in given.items():
             if value < least:

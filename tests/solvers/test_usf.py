@@ -250,6 +250,13 @@ def test_a_metric_is_searched_for_when_asked() -> None:
     assert finding.curve[-1][1] < finding.curve[0][1]
 
 
+def test_a_metric_that_the_objective_does_not_look_at_is_refused() -> None:
+    task = problem(metric=("size", lambda x: 0.0))
+    with pytest.raises(ValueError, match="does not look at the metric size: give objective=metric"):
+        usf.tune(task, 4, NoNotes(), TINY)
+    assert task.cost.calls == 0
+
+
 def test_candidates_that_diverge_are_never_found() -> None:
     first = len(set(Recipes(VP, 4).published.values())) + 1  # all first predictions and one trial
     scores = iter([float("nan")] * first)

@@ -13,13 +13,13 @@ from torch import Tensor
 import solvers
 from bench.checkpoints import Checkpoint
 from bench.environment import environment
-from bench.metrics import METRICS, Chunk, Context, Metric
+from bench.metrics import Chunk, Metric
 from bench.spec import Cell
-from bench.store import Record, Store
+from bench.store import Record
 from solvers import noise
 
 IMAGES_KEPT = 32
-Progress = Callable[[int], None]
+OnChunk = Callable[[Chunk], None]
 
 
 class CountError(RuntimeError):
@@ -27,14 +27,19 @@ class CountError(RuntimeError):
 
 
 class Sampler:
-    """Draws chunks of a cell's samples; sample i is the same in any chunk."""
+    """Draws chunks of a cell's samples; sample i is the same in any chunk.
 
-    def __init__(self, cell: Cell, checkpoint: Checkpoint, device: torch.device) -> None:
+    `network` is one made before for another cell's denoiser, to share.
+    """
+
+    def __init__(
+        self, cell: Cell, checkpoint: Checkpoint, device: torch.device, network: Callable[..., Tensor] | None = None
+    ) -> None:
         self.cell = cell
         self.checkpoint = checkpoint
         self.device = device
         self.dtype: torch.dtype = getattr(torch, cell.dtype)
-        self.denoiser = checkpoint.denoiser(cell.guide, device, self.dtype, cell.plan.times)
+        self.denoiser = checkpoint.denoiser(cell.guide, device, self.dtype, cell.plan.times, network)
 
     def inputs(self, start: int, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         """x_T and conditions of samples start .. start + count - 1."""
@@ -60,38 +65,19 @@ class Sampler:
         return x
 
 
-def make_metrics(cell: Cell, checkpoint: Checkpoint, store: Store, device: torch.device) -> dict[str, Metric]:
-    """The cell's metrics, ready; they can be shared by all cells of a sweep."""
-    context = Context(checkpoint, cell.seed, cell.guide, store.cache, device, cell.classes)
-    return {name: METRICS.get(name)(context) for name in cell.metrics}
-
-
 def run(
     cell: Cell,
     checkpoint: Checkpoint,
     metrics: dict[str, Metric],
     device: torch.device,
     batch: int,
-    progress: Progress = lambda samples: None,
+    on_chunk: OnChunk = lambda chunk: None,
 ) -> tuple[Record, dict[str, NDArray[Any]]]:
-    """The cell's record and its arrays; `progress` hears of every chunk's samples."""
+    """The cell's record and its arrays; `on_chunk` sees every chunk of samples."""
     sampler = Sampler(cell, checkpoint, device)
     metrics = {name: m for name, m in metrics.items() if not (m.of_ode and (cell.plan.draws or cell.guide.plus_plus))}
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in metrics} | {"images": []}
-    seconds = 0.0
-    for start in range(0, cell.samples, batch):
-        x_T, cond = sampler.inputs(start, min(batch, cell.samples - start))
-        begin = time.perf_counter()
-        x = sampler.draw(start, x_T, cond)
-        seconds += time.perf_counter() - begin
-        chunk = Chunk.of(start, x, checkpoint.kind)
-        for name, metric in metrics.items():
-            parts[name].append(metric.extract(chunk))
-        if chunk.images is not None:
-            parts["images"].append(chunk.images[: max(0, IMAGES_KEPT - start)])
-        progress(len(x))
-    arrays = {name: np.concatenate(part) for name, part in parts.items() if part}
-    values = [v.to_dict() for name, m in metrics.items() for v in m.evaluate(arrays[name], cell.plan.times)]
+    arrays, seconds = _sample(sampler, metrics, batch, on_chunk)
+    values = [v.to_dict() for m in metrics.values() for v in m.evaluate(arrays[m.features], cell.plan.times)]
     record = {
         "key": cell.key,
         "cell": cell.to_dict(),
@@ -103,6 +89,29 @@ def run(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return record, arrays
+
+
+def _sample(
+    sampler: Sampler, metrics: dict[str, Metric], batch: int, on_chunk: OnChunk
+) -> tuple[dict[str, NDArray[Any]], float]:
+    """The features that metrics look at, by layer, and the first images; and the seconds that samplers took."""
+    extractors = list(dict.fromkeys(m.extractor for m in metrics.values()))  # one pass serves all layers of a network
+    parts: dict[str, list[NDArray[Any]]] = {m.features: [] for m in metrics.values()} | {"images": []}
+    seconds, samples = 0.0, sampler.cell.samples
+    for start in range(0, samples, batch):
+        x_T, cond = sampler.inputs(start, min(batch, samples - start))
+        begin = time.perf_counter()
+        x = sampler.draw(start, x_T, cond)
+        seconds += time.perf_counter() - begin
+        chunk = Chunk.of(start, x, sampler.checkpoint.kind)
+        for extractor in extractors:
+            for layer, features in extractor.extract(chunk).items():
+                if layer in parts:
+                    parts[layer].append(features)
+        if chunk.images is not None:
+            parts["images"].append(chunk.images[: max(0, IMAGES_KEPT - start)])
+        on_chunk(chunk)
+    return {name: np.concatenate(part) for name, part in parts.items() if part}, seconds
 
 
 def _each(count: int, samples: int) -> int | float:

@@ -45,12 +45,23 @@ def scales(text: str) -> list[float]:
     return values
 
 
+def sizes(text: str) -> tuple[int, ...]:
+    """The shape of an image, CxHxW."""
+    found = tuple(whole(item) for item in text.split("x"))
+    if len(found) != 3 or min(found) < 1:
+        raise typer.BadParameter(f"{text!r} is not of the form CxHxW, as 3x32x32 is")
+    return found
+
+
 File = Annotated[Path | None, typer.Argument(help="A sweep file (YAML); without one, the default sweep.")]
 CheckpointOption = Annotated[str | None, typer.Option("--checkpoint", help="A name, or a folder of `fewstep train`.")]
 Solvers = Annotated[str | None, typer.Option("--solvers", help="Comma-separated: ddim,dpmpp_2m(grid=karras),my.py:f")]
 Nfe = Annotated[Any, typer.Option("--nfe", parser=budgets, metavar="N,N,...", help="Budgets of network calls.")]
 Samples = Annotated[Any, typer.Option("--samples", parser=whole, metavar="N", help="Samples a cell.")]
-Seed = Annotated[Any, typer.Option("--seed", parser=whole, metavar="N", help="Seed of the noise all cells share.")]
+Seed = Annotated[Any, typer.Option("--seed", parser=budgets, metavar="N,N,...", help="Seeds of the noise cells share.")]
+Metrics = Annotated[str | None, typer.Option("--metrics", help="Comma-separated: fid,kid,prdc(k=3)")]
+Reference = Annotated[str | None, typer.Option("--reference", help="Comma-separated: folders, parquet, statistics.")]
+Weights = Annotated[str | None, typer.Option("--inception-weights", help="The weights' file, or the folder with them.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Results folder; default results/local-…")]
 Folder = Annotated[Path, typer.Argument(help="A results folder.")]
@@ -62,13 +73,17 @@ def _job(
     solvers: str | None,
     nfe: list[int] | None,
     samples: int | None,
-    seed: int | None,
+    seed: list[int] | None,
+    metrics: str | None,
+    reference: str | None,
+    weights: str | None,
     device: str,
     out: Path | None,
 ) -> "Job":
     from bench.files import sha256
     from bench.runner import prepare
-    from bench.spec import read_sweep, split_list
+    from bench.spec import read_sweep
+    from bench.words import split_list
 
     given: dict[str, Any] = {
         "checkpoint": checkpoint,
@@ -76,6 +91,9 @@ def _job(
         "nfe": nfe,
         "samples": samples,
         "seed": seed,
+        "metrics": None if metrics is None else split_list(metrics),
+        "reference": None if reference is None else split_list(reference),
+        "inception_weights": weights,
     }
     given = {k: v for k, v in given.items() if v is not None}
     sweep = read_sweep(file, given)
@@ -93,8 +111,12 @@ def sweep(
     nfe: Nfe = None,
     samples: Samples = None,
     seed: Seed = None,
+    metrics: Metrics = None,
+    reference: Reference = None,
+    inception_weights: Weights = None,
     device: Device = "auto",
     out: Out = None,
+    png: Annotated[Path | None, typer.Option("--png", help="A folder to write every new sample to as PNG.")] = None,
 ) -> None:
     """Run a sweep, or what is left of it, and write its tables and plots.  Exit code 1 when a cell failed."""
     from bench.forkserver import start_server
@@ -102,19 +124,25 @@ def sweep(
     start_server()  # first, so that its imports run beside ours
     from rich.console import Console
 
+    from bench.pngs import exporter
     from bench.report import write_report
-    from bench.show import progress
+    from bench.show import measuring_progress, progress
 
-    job = _job(file, checkpoint, solvers, nfe, samples, seed, device, out)
+    job = _job(file, checkpoint, solvers, nfe, samples, seed, metrics, reference, inception_weights, device, out)
+    watchers = [exporter(png, job.checkpoint)] if png else []
     job.open()
     console, pending = Console(stderr=True), job.pending
     for line in job.skipped:
         console.print(f"skipped: {line}", highlight=False)
+    for line in job.warnings:
+        console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
     console.print(f"{len(pending)} cells to run, {len(job.cells) - len(pending)} done, in {job.store.folder}")
     with progress(console, pending) as on_chunk:
-        failures = job.run(shlex.join(["fewstep", *sys.argv[1:]]), on_chunk)
+        failures = job.run(shlex.join(["fewstep", *sys.argv[1:]]), on_chunk, *watchers)
+    with measuring_progress(console) as on_step:
+        failures += job.measure(on_step)
     for failure in failures:
-        console.print(f"failed: {failure.cell.label}: {failure.cause}", style="red", markup=False, highlight=False)
+        console.print(f"failed: {failure.label}: {failure.cause}", style="red", markup=False, highlight=False)
     if any(True for _ in job.store.records()):
         console.print(f"wrote {write_report(job.store)}", highlight=False)
     if failures:
@@ -129,13 +157,16 @@ def plan(
     nfe: Nfe = None,
     samples: Samples = None,
     seed: Seed = None,
+    metrics: Metrics = None,
+    reference: Reference = None,
+    inception_weights: Weights = None,
     device: Device = "auto",
     out: Out = None,
 ) -> None:
     """What a sweep would run: cells, network calls, estimated time.  Writes nothing."""
     from bench.show import print_plan
 
-    print_plan(_job(file, checkpoint, solvers, nfe, samples, seed, device, out))
+    print_plan(_job(file, checkpoint, solvers, nfe, samples, seed, metrics, reference, inception_weights, device, out))
 
 
 @app.command()
@@ -154,6 +185,23 @@ def report(folder: Folder) -> None:
     from bench.store import Store
 
     print(f"wrote {write_report(Store(folder))}")
+
+
+@app.command()
+def rank(
+    folder: Folder,
+    metric: Annotated[str | None, typer.Option("--metric", help="Default: the leaderboard's first.")] = None,
+    nfe: Nfe = None,
+    separate: Annotated[str | None, typer.Option("--separate", help="Two solvers: how many samples tell A,B?")] = None,
+) -> None:
+    """Solvers best first at each budget, in groups that cannot be told apart."""
+    from bench import rank as ranks
+    from bench.store import Store
+    from bench.words import split_list
+
+    ranking = ranks.rank(Store(folder), metric, nfe or ())
+    lines = ranks.describe(ranking) if separate is None else ranks.separate(ranking, split_list(separate))
+    print("\n".join(lines))
 
 
 @app.command("ls")
@@ -226,6 +274,62 @@ def tune(
         outcomes.append(outcome)
     if not any(isinstance(outcome, Done) for outcome in outcomes):
         raise UsageError(f"nothing learned: {outcomes[0].why}")
+
+
+@app.command()
+def reference(
+    source: Annotated[str, typer.Argument(help="A folder, parquet, npz or npy of images, or statistics: npz or pkl.")],
+    features: Annotated[str, typer.Option("--features", help="Comma-separated layers: inception,digits,pixels")] = "",
+    name: Annotated[str | None, typer.Option("--name", help="What to call it; default the source's own.")] = None,
+    samples: Annotated[Any, typer.Option("--samples", parser=whole, metavar="N", help="Of foreign statistics.")] = None,
+    shape: Annotated[Any, typer.Option("--shape", parser=sizes, metavar="CxHxW", help="Of foreign ones.")] = None,
+    form: Annotated[str | None, typer.Option("--format", help="npz, pkl (EDM2's) or adm; default by --out.")] = None,
+    inception_weights: Weights = None,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="A file; without one, kept here under its name.")] = None,
+) -> None:
+    """Compute what samples are compared with, or say of a foreign file what it is of."""
+    from bench.references import Order, make
+    from bench.runner import find_device
+    from bench.show import print_statistics
+    from bench.words import split_list
+
+    layers, weights = tuple(split_list(features)), Path(inception_weights) if inception_weights else None
+    print_statistics(make(Order(source, layers, name, samples, shape, out, form, weights, find_device(device))))
+
+
+@app.command()
+def score(
+    images: Annotated[str, typer.Argument(help="A folder, parquet, npz or npy of images.")],
+    metrics: Metrics = "fid",
+    reference: Reference = "",
+    inception_weights: Weights = None,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option("--out", help="A JSON file for the numbers.")] = None,
+) -> None:
+    """Metrics of images that exist already."""
+    from rich.console import Console
+
+    from bench.files import check_new
+    from bench.images import open_images
+    from bench.runner import find_device
+    from bench.scoring import context_of, metrics_of, write_scores
+    from bench.scoring import score as numbers
+    from bench.show import print_values
+    from bench.words import split_list
+
+    if out:
+        check_new(out)
+    found, on = open_images(images), find_device(device)
+    weights = Path(inception_weights) if inception_weights else None
+    context = context_of(images, found.shape, split_list(reference or ""), weights, on)
+    ready = metrics_of(split_list(metrics or ""), found, context)
+    for line in (line for metric in ready for line in metric.warnings(len(found))):
+        Console(stderr=True).print(f"warning: {line}", style="yellow", markup=False, highlight=False)
+    values = numbers(ready, found)
+    print_values(values)
+    if out:
+        write_scores(out, values, found, on)
 
 
 def main() -> None:

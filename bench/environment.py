@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("fewstep", "torch", "torch-fidelity", "numpy", "scipy", "scikit-learn", "diffusers")
+PACKAGES = (
+    "fewstep", "torch", "torchvision", "torch-fidelity", "clean-fid", "pillow", "numpy", "scipy", "pot", "scikit-learn",
+    "diffusers",
+)  # fmt: skip
 
 
 @cache

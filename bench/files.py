@@ -4,12 +4,21 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+from bench.errors import UsageError
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to the disk, and move it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -28,6 +37,30 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     os.close(folder)
 
 
+def nearest_folder(path: Path) -> Path:
+    """The folder that is there already, at the path or above it; raises UsageError where a file is in its place."""
+    place = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not place.is_dir():
+        raise UsageError(f"{path}: {place} is a file, not a folder")
+    return place
+
+
+def check_new(path: Path) -> None:
+    """Raises UsageError when there is something at the path, or a file where a folder above it should be."""
+    if path.exists():
+        raise UsageError(f"{path} is there already: give another name")
+    nearest_folder(path.parent)
+
+
+def write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """As `write_atomically`, for files that people name; raises UsageError as `check_new`, or as the disk refuses."""
+    check_new(path)
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
@@ -39,3 +72,32 @@ def write_json(path: Path, value: Any) -> None:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where what is dear to compute is kept between runs: $FEWSTEP_CACHE, or the platform's place for caches."""
+    return Path(os.environ.get("FEWSTEP_CACHE") or user_cache_path("fewstep"))
+
+
+def cached_array(name: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    """The array kept under this name, or what `make` makes, kept from now on; an unreadable file counts as none."""
+    path = cache_folder() / f"{name}.npy"
+    try:
+        kept: NDArray[Any] = np.load(path)
+    except (OSError, ValueError, EOFError):
+        kept = make()
+        with suppress(OSError):  # a disk that is full or not ours costs the next run time, and this one nothing
+            write_atomically(path, lambda file: np.save(file, kept))
+    return kept
+
+
+@contextmanager
+def open_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The arrays in an npz file, read as they are asked for and never unpickled; raises UsageError when they cannot."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except UsageError:
+        raise
+    except (OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(f"{path} cannot be read as npz: {error}") from error

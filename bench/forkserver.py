@@ -1,13 +1,69 @@
-"""The process from which measuring processes are forked: clean, with torch imported and nothing run on it."""
+"""Processes to measure in: forked from a clean one that has imported torch and run nothing on it."""
 
 import multiprocessing
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from typing import Any
+
+
+class ProcessDiedError(RuntimeError):
+    """The process ended without a word, as when the system kills it for its memory."""
+
+
+class FailedThereError(RuntimeError):
+    """An exception in the process: its cause in one line, and its traceback."""
+
+    def __init__(self, cause: str, traceback: str) -> None:
+        super().__init__(cause)
+        self.traceback = traceback
 
 
 def start_server() -> ForkServerContext:
     """Start it if it does not run yet; its imports go on beside the caller's, which need no torch for this."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.measure"])
+    context.set_forkserver_preload(["bench.measure.work"])
     forkserver.ensure_running()
     return context
+
+
+def stream(work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+    """What the generator `work(*arguments)` yields in a process of its own, item by item.
+
+    Raises FailedThereError when it raises, ProcessDiedError when its process ends before it does.
+    """
+    context = start_server()
+    ours, theirs = context.Pipe(duplex=False)
+    by_value = pickle.dumps((work, arguments))  # multiprocessing's own would share each tensor through a file
+    process = context.Process(target=_tell, args=(theirs, by_value))
+    process.start()
+    theirs.close()
+    try:
+        while (said := ours.recv())[0] == "item":
+            yield said[1]
+        if said[0] == "error":
+            raise FailedThereError(*said[1])
+    except EOFError:
+        process.join()
+        raise ProcessDiedError(f"its process ended with exit code {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def _tell(there: Connection, by_value: bytes) -> None:
+    from bench.causes import cause_of  # imports torch, which only this process needs
+
+    try:
+        work, arguments = pickle.loads(by_value)
+        for item in work(*arguments):
+            there.send(("item", item))
+        there.send(("end", None))
+    except BrokenPipeError:  # whoever listened is gone
+        pass
+    except Exception as error:
+        there.send(("error", (cause_of(error), "".join(traceback.format_exception(error)))))

@@ -1,8 +1,8 @@
 """From a sweep's definition to a job: everything checked before anything is written, and an estimate of its time."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,27 @@ from bench.cell import Sampler
 from bench.checkpoints import Checkpoint, load
 from bench.environment import environment
 from bench.errors import UsageError
-from bench.executors.local import Failure, execute
-from bench.measure import BATCHES, ROUNDS
-from bench.metrics import METRICS, Context
-from bench.spec import Cell, Sweep, cells
+from bench.executors.local import Failure, execute, measure
+from bench.measure.session import Measuring
+from bench.metrics import Chunk, Context, Metric, make_metric
+from bench.metrics.reference import open_source
+from bench.spec import Cell, Sweep, Window, cells
 from bench.store import Store
+from solvers import did_you_mean
 
 BATCH = 500  # samples a chunk
+AROUND, APART = 0.1, 0.2  # seconds a cell: features, distances and the disk; a process to take its memory in
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checked sweep: its cells, those still to run, and one line for each budget that a solver cannot spend."""
+    """A checked sweep: its metrics for each seed, its cells, and a line for each budget that a solver cannot spend."""
 
     sweep: Sweep
     checkpoint: Checkpoint
     store: Store
     device: torch.device
+    metrics: dict[int, dict[str, Metric]]
     cells: list[Cell]
     skipped: list[str]
 
@@ -37,43 +41,66 @@ class Job:
     def definition(self) -> dict[str, Any]:
         """The sweep with nothing left to defaults, and the keys of its cells: what belongs to its results."""
         keys = {cell.key: [cell.solver, cell.nfe] for cell in self.cells}
-        return self.sweep.definition(self.checkpoint) | {"cells": keys}
+        return self.sweep.definition(self.checkpoint) | {"against": list(self.cells[0].against), "cells": keys}
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line for each reason to doubt a number of this sweep."""
+        return [line for m in self.metrics[self.sweep.seed[0]].values() for line in m.warnings(self.sweep.samples)]
 
     @property
     def pending(self) -> list[Cell]:
         return [cell for cell in self.cells if not self.store.has(cell.key)]
 
-    def calls(self) -> int:
-        """Network evaluations of single samples still to make, latency rounds included."""
-        return sum(cell.expected_nfe * (cell.samples + self._timed_samples()) for cell in self.pending)
+    @property
+    def unmeasured(self) -> list[Cell]:
+        """Cells whose costs are wanted and not known, among those to come too."""
+        return [cell for cell in self.cells if self.sweep.latency and not self.store.measured(cell.key)]
 
-    def _timed_samples(self) -> int:
-        return 2 * ROUNDS * sum(BATCHES) if self.sweep.latency else 0
+    def calls(self) -> int:
+        """Network evaluations of single samples still to make, those of measuring apart."""
+        return sum(cell.expected_nfe * cell.samples for cell in self.pending)
 
     def estimate(self) -> float:
         """Seconds the pending cells will take, from a few network calls timed now and the measured cost of a cell."""
-        if not self.pending:
+        if not (left := self.pending or self.unmeasured):
             return 0.0
-        sampler = Sampler(self.pending[0], self.checkpoint, self.device)
-        x_T, cond = sampler.inputs(0, min(BATCH, self.sweep.samples))
-        times = []
-        for _ in range(4):
-            begin = time.perf_counter()
-            sampler.denoiser(x_T, self.pending[0].plan.times[0], None, cond)
-            times.append(time.perf_counter() - begin)
-        around = 0.6 if self.sweep.latency else 0.1  # features, distances, a process, the disk: seconds a cell
-        return self.calls() * min(times) / len(x_T) + around * len(self.pending)
+        sampler = Sampler(left[0], self.checkpoint, self.device)
+        at = left[0].plan.times[0]
+        one, many = (_seconds_a_call(sampler, count, at) for count in (1, min(BATCH, self.sweep.samples)))
+        sampling = self.calls() * many / min(BATCH, self.sweep.samples) + AROUND * len(self.pending)
+        return sampling + self._measuring(one, many / min(BATCH, self.sweep.samples))
+
+    def _measuring(self, one: float, each: float) -> float:
+        """Seconds of measuring, where a call takes `one` at batch 1 and `each` a sample at a large one."""
+        setting, calls = self.sweep.latency, sum(cell.expected_nfe for cell in self.unmeasured)
+        if setting is None or not calls:
+            return 0.0
+        large = max(one, each * setting.max_batch)
+        rounds = 2 * calls * (setting.rounds + 0.5) * (one + large)  # half a pair to warm up
+        return APART * len(self.unmeasured) + max(rounds, setting.seconds * len(self.unmeasured))
 
     def open(self) -> None:
         """Make the results folder this sweep's; raises UsageError when it is another's or cannot be written."""
         self.store.open(self.definition)
 
-    def run(self, command: str, on_chunk: Callable[[Cell, int], None]) -> list[Failure]:
-        """Run the pending cells into the opened folder, noting the command; returns those that failed."""
-        if self.pending:
+    def run(self, command: str, *watchers: Callable[[Cell, Chunk], None]) -> list[Failure]:
+        """Run the pending cells into the opened folder, noting the command; returns those that failed.
+
+        Watchers see every chunk of samples.
+        """
+        if self.pending or self.unmeasured:
             when = datetime.now(UTC).isoformat(timespec="seconds")
             self.store.log_run({"command": command, "started": when, "environment": environment(self.device)})
-        return execute(self.pending, self.sweep, self.checkpoint, self.store, self.device, BATCH, on_chunk)
+        return execute(self.pending, self.metrics, self.checkpoint, self.store, self.device, BATCH, watchers)
+
+    def measure(self, on_step: Callable[[str], None]) -> list[Failure]:
+        """Measure the costs of cells that have samples and no measurement, in one session; returns what failed."""
+        cells = [cell for cell in self.unmeasured if self.store.has(cell.key)]
+        if self.sweep.latency is None or not cells:
+            return []
+        setting, seed = self.sweep.latency, self.sweep.seed[0]
+        return measure(Measuring(self.sweep.checkpoint, cells, setting, seed, self.device, self.store, on_step))
 
 
 def prepare(sweep: Sweep, out: Path, device: str) -> Job:
@@ -83,14 +110,41 @@ def prepare(sweep: Sweep, out: Path, device: str) -> Job:
     """
     on = find_device(device)
     checkpoint = load(sweep.checkpoint)
-    found, skipped = cells(sweep, checkpoint)
-    store = Store(out)
-    context = Context(checkpoint, sweep.seed, sweep.guide, store.cache, on, sweep.classes)
-    for name in found[0].metrics:
-        METRICS.get(name)(context)
-    job = Job(sweep, checkpoint, store, on, found, skipped)
+    store, weights = Store(out), Path(sweep.inception_weights) if sweep.inception_weights else None
+    context = Context(
+        checkpoint, sweep.seed[0], sweep.guide, store.cache, on, sweep.classes, sweep.reference, weights
+    )  # fmt: skip
+    metrics = {
+        seed: {text: make_metric(text, replace(context, seed=seed)) for text in sweep.metrics_on(checkpoint)}
+        for seed in sweep.seed
+    }
+    for text in sweep.reference:
+        open_source(text)  # one that no metric asks for must not be a typing error
+    for metric in metrics[sweep.seed[0]].values():
+        metric.check(sweep.samples)
+    _check_window(sweep.quality, metrics[sweep.seed[0]].values())
+    against = tuple(f"{text}: {metric.identity}" for text, metric in metrics[sweep.seed[0]].items())
+    found, skipped = cells(sweep, checkpoint, against)
+    job = Job(sweep, checkpoint, store, on, metrics, found, skipped)
     store.check(job.definition)
     return job
+
+
+def _seconds_a_call(sampler: Sampler, count: int, t: float) -> float:
+    x_T, cond = sampler.inputs(0, count)
+    times = []
+    for _ in range(4):
+        begin = time.perf_counter()
+        sampler.denoiser(x_T, t, None, cond)
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def _check_window(window: Window | None, metrics: Iterable[Metric]) -> None:
+    """Raises UnknownNameError for a window on a number that the sweep does not compute."""
+    numbers = [name for metric in metrics for name in metric.numbers]
+    if window and window.metric not in numbers:
+        raise did_you_mean("metric of the quality window", window.metric, numbers)
 
 
 def find_device(name: str) -> torch.device:

@@ -1,18 +1,21 @@
 """What the command line prints: progress, plans, states, lists."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 import solvers
 from bench.checkpoints import CHECKPOINTS
 from bench.checkpoints.bundle import BUNDLED, read_card
-from bench.metrics import METRICS
-from bench.report.leaderboard import brief
+from bench.metrics import METRICS, Chunk, Metric, Value, options_of
+from bench.metrics.features import FEATURES, OF_SHAPE
+from bench.metrics.statistics import Statistics
+from bench.report.text import brief
 from bench.runner import Job
 from bench.spec import Cell
 from bench.store import Store
@@ -22,16 +25,25 @@ from solvers.tracer import COMMON
 
 
 @contextmanager
-def progress(console: Console, pending: list[Cell]) -> Iterator[Callable[[Cell, int], None]]:
-    """A bar over the whole sweep, in network calls, with the time left; gives on_chunk(cell, samples)."""
+def progress(console: Console, pending: list[Cell]) -> Iterator[Callable[[Cell, Chunk], None]]:
+    """A bar over the whole sweep, in network calls, with the time left; gives on_chunk(cell, chunk)."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task("sweep", total=sum(cell.expected_nfe * cell.samples for cell in pending))
 
-        def on_chunk(cell: Cell, samples: int) -> None:
-            bar.update(task, advance=cell.expected_nfe * samples, description=cell.label)
+        def on_chunk(cell: Cell, chunk: Chunk) -> None:
+            bar.update(task, advance=cell.expected_nfe * len(chunk), description=cell.label)
 
         yield on_chunk
+
+
+@contextmanager
+def measuring_progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """What a measuring session is at; gives on_step(text)."""
+    columns = (TextColumn("measuring: {task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as line:
+        task = line.add_task("", visible=False)
+        yield lambda text: line.update(task, description=text, visible=True)
 
 
 @contextmanager
@@ -58,8 +70,8 @@ def print_plan(job: Job) -> None:
         console.print(f"skipped: {line}", highlight=False)
     seconds = timedelta(seconds=round(job.estimate()))
     console.print(
-        f"{len(pending)} cells to run on {job.device}, {job.calls():,} network calls, about {seconds}; "
-        f"{len(job.cells) - len(pending)} done; results in {job.store.folder}",
+        f"{len(pending)} cells to run on {job.device}, {job.calls():,} network calls; {len(job.unmeasured)} cells to "
+        f"measure; about {seconds}; {len(job.cells) - len(pending)} done; results in {job.store.folder}",
         highlight=False,
     )
 
@@ -81,6 +93,24 @@ def print_learned(outcome: Done | Refused) -> None:
     print(f"{outcome.path}: {fell}{calls}, {took}", flush=True)
 
 
+def print_values(values: Sequence[Value]) -> None:
+    """One row a number, with all it takes to compare it."""
+    wide = [Column(name, overflow="fold") for name in ("metric", "family", "reference")]
+    table = Table(wide[0], "value", "se", "n", wide[1], wide[2], "of n")
+    for v in values:
+        of = (str(v.reference.get("data", "")), str(v.reference.get("n", "")))
+        table.add_row(v.metric, f"{v.value:.6g}", f"{v.se:.2g}", str(v.n), v.family, *of)
+    Console().print(table)
+
+
+def print_statistics(made: Mapping[Path, Sequence[Statistics]]) -> None:
+    """One line a layer, with the file it is in."""
+    for path, tags in ((path, s.tags) for path, statistics in made.items() for s in statistics):
+        assert tags is not None
+        size = "x".join(map(str, tags.shape))
+        print(f"{path}: {tags.name}, {tags.layer} of {tags.n:,} images {size}, family {tags.family}")
+
+
 def print_status(store: Store) -> None:
     """Counts, and the last cause of each failure that no later run mended."""
     definition = store.definition()
@@ -88,29 +118,32 @@ def print_status(store: Store) -> None:
     done = {record["key"] for record in store.records()}
     attempts = sorted((store.folder / "attempts").glob("*.json"))
     failed = [path.stem for path in attempts if path.stem not in done]
+    wants = [key for key in done if definition.get("latency") and not store.measured(key)]
     left = [cell for key, cell in wanted.items() if key not in done]
     print(f"{store.folder}: {definition['checkpoint']}, {len(done)} cells done, {len(failed)} failed, {len(left)} left")
     for solver in dict.fromkeys(name for name, _ in wanted.values()):
         todo = [str(nfe or "adaptive") for name, nfe in left if name == solver]
         count = sum(name == solver for name, _ in wanted.values())
         print(f"  {solver}: {count - len(todo)} of {count}{'; left: ' if todo else ''}{' '.join(todo)}")
-    for key in failed:
+    if wants:
+        print(f"  {len(wants)} cells done and not measured: the same `fewstep sweep` measures them")
+    for key in failed + [key for key in wants if store.failures(key)]:
         last = store.failures(key)[-1]
         print(f"  failed: {last['cell']['solver']} nfe={last['cell']['nfe'] or 'adaptive'}: {last['cause']}")
 
 
 def print_list(what: str, verbose: bool) -> None:
-    """Names, one a line; with `verbose`, what each is."""
-    listings: dict[str, tuple[list[str], Callable[[str], str]]] = {
-        "solvers": (solvers.names(), _about_solver),
-        "checkpoints": (CHECKPOINTS.names(), _about_checkpoint),
-        "metrics": (METRICS.names(), _about_metric),
+    """Names, one a line, and beside a metric's what this machine lacks for it; with `verbose`, what each is."""
+    listings: dict[str, tuple[list[str], Callable[[str], str], Callable[[str], str]]] = {
+        "solvers": (solvers.names(), str, _about_solver),
+        "checkpoints": (CHECKPOINTS.names(), str, _about_checkpoint),
+        "metrics": (METRICS.names(), _name_metric, _about_metric),
     }
     if what not in listings:
         raise did_you_mean("list", what, list(listings))
-    names, about = listings[what]
+    names, short, about = listings[what]
     for name in names:
-        print(f"{name}\n    {about(name)}" if verbose else name)
+        print(f"{name}\n    {about(name)}" if verbose else short(name))
     if verbose and what == "solvers":
         print(f"Options of all: {', '.join(f'{k}={v}' for k, v in COMMON.items())}; grid, t_start and t_end")
 
@@ -138,5 +171,35 @@ def _about_checkpoint(name: str) -> str:
 
 
 def _about_metric(name: str) -> str:
-    metric = METRICS.get(name)
-    return f"{metric.__doc__.splitlines()[0]} Needs {metric.needs}."
+    try:
+        metric = METRICS.get(name)
+        options, layer = ", ".join(f"{k}={v}" for k, v in options_of(metric).items()), _layer(metric)
+        lines = [f"{metric.__doc__.splitlines()[0]} Needs {metric.needs}.", f"options: {options}" * bool(options)]
+        if layer is not None:
+            lines.append(f"features: {layer or 'the usual ones of the checkpoint'}")
+        return "\n    ".join(filter(None, [*lines, _lacking(metric) or "there"]))
+    except Exception as error:  # a plug-in that cannot be imported must not hide the others
+        return f"cannot be used: {type(error).__name__}: {error}"
+
+
+def _name_metric(name: str) -> str:
+    """The name, and what this machine lacks for the metric as it is without options."""
+    try:
+        lacking = _lacking(METRICS.get(name))
+    except Exception as error:
+        lacking = f"cannot be used: {type(error).__name__}: {error}"
+    return f"{name:20} {lacking}" if lacking else name
+
+
+def _lacking(metric: type[Metric]) -> str:
+    """What this machine lacks for a metric, in a few words; "" when nothing."""
+    layer = _layer(metric)
+    shipped = not layer or layer in OF_SHAPE  # and not worth the seconds that their packages take to import
+    lacks = [metric.missing(), None if shipped else FEATURES.get(layer).missing(None)]
+    return f"missing: {', '.join(filter(None, lacks))}" if any(lacks) else ""
+
+
+def _layer(metric: type[Metric]) -> str | None:
+    """The layer it looks at if no other is asked for: "" where the checkpoint decides, None where nothing does."""
+    layer: str | None = getattr(metric, "layer", options_of(metric).get("features"))
+    return layer

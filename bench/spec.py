@@ -1,9 +1,7 @@
 """What is swept: a Sweep, written down by a person, becomes Cells, each with a key that is the same everywhere."""
 
-import ast
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,22 +9,31 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
 
 import solvers
 from bench.checkpoints import Checkpoint, Guide
 from bench.errors import UsageError
 from bench.files import sha256
-from bench.metrics import METRICS
+from bench.metrics import find_metric
+from bench.words import parse
 
-FORMAT = 2  # of the key: raise it when the same fields come to mean another computation
+FORMAT = 3  # of the key: raise it when the same fields come to mean another computation
 ADAPTIVE_NFE = 50  # network calls, a guess that only estimates rest on
 SOLVERS = (  # of the default sweep: the families' usual choices at few calls
     "ddim", "heun", "lms", "pndm_s", "ipndm", "deis_tab3", "ghvb", "dpm_solver_2", "dpm_solver_3", "dpmpp_2m",
     "dpmpp_3m", "unipc", "dpmpp_2m_sde",
 )  # fmt: skip
 TIMES = ("t_start", "t_end")
-COMMA = re.compile(r",(?![^()]*\))")  # between the items of a list, not inside an item's parentheses
 
 
 def _rising(interval: tuple[float, float]) -> tuple[float, float]:
@@ -35,7 +42,49 @@ def _rising(interval: tuple[float, float]) -> tuple[float, float]:
     return interval
 
 
+def _listed(value: object) -> object:
+    """One value where several may stand."""
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _switched(value: object) -> object:
+    """true and false where a mapping may stand."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+Seed = Annotated[StrictInt, Field(ge=0, lt=2**64)]
 Level = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of noise, sigma/alpha
+
+
+class Latency(BaseModel):
+    """How costs are measured: see bench.measure.
+
+    At least so many `rounds`, and more while they end within `seconds` a cell, on so many CPU `threads` (None: torch's
+    own choice); throughput is looked for up to `max_batch` samples.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rounds: Annotated[StrictInt, Field(ge=5)] = 5
+    threads: Annotated[StrictInt, Field(ge=1)] | None = None
+    max_batch: Annotated[StrictInt, Field(ge=1)] = 256
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.25
+
+
+class Window(BaseModel):
+    """The quality that a cell's `metric` must show for its speed to count: between `low` and `high`, both included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    low: Annotated[float, Field(allow_inf_nan=False)]
+    high: Annotated[float, Field(allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Window":
+        if not self.low < self.high:
+            raise ValueError("low must lie below high")
+        return self
 
 
 class Sweep(BaseModel):
@@ -47,14 +96,17 @@ class Sweep(BaseModel):
     solvers: tuple[str, ...] = Field(SOLVERS, min_length=1)
     nfe: tuple[Annotated[StrictInt, Field(ge=1, le=10_000)], ...] = Field((5, 6, 8, 10, 12, 15, 20), min_length=1)
     samples: Annotated[StrictInt, Field(ge=2)] = 2000
-    seed: Annotated[StrictInt, Field(ge=0, lt=2**64)] = 0
+    seed: Annotated[tuple[Seed, ...], BeforeValidator(_listed), Field(min_length=1)] = (0,)
     guidance: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     guidance_interval: Annotated[tuple[Level, Level], AfterValidator(_rising)] | None = None
     cfg_plus_plus: bool = False
     classes: tuple[Annotated[StrictInt, Field(ge=0)], ...] | None = Field(None, min_length=1)
     dtype: Literal["float32", "float64"] = "float32"
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    latency: bool = True
+    reference: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    inception_weights: str | None = None
+    latency: Annotated[Latency | None, BeforeValidator(_switched)] = Latency()
+    quality: Window | None = None
     tuned: str = "tuned"
 
     @property
@@ -63,7 +115,7 @@ class Sweep(BaseModel):
 
     def metrics_on(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         """Those asked for, or the checkpoint's own, which of some classes alone are those that make sense of them."""
-        usual = [m for m in checkpoint.metrics if not self.classes or METRICS.get(m).of_ode]
+        usual = [m for m in checkpoint.metrics if not self.classes or find_metric(m)[0].of_ode]
         return tuple(dict.fromkeys(self.metrics or usual))
 
     def definition(self, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -82,11 +134,13 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
         return Sweep(**(data | dict(overrides)))
     except ValidationError as error:
         first = error.errors()[0]
-        key = str(first["loc"][0])
+        key, *inner = [part for part in first["loc"] if isinstance(part, str)]
         where = f"{path}, line {lines[key]}: " if path and key in lines and key not in overrides else ""
         if first["type"] == "extra_forbidden":
-            raise UsageError(where + str(solvers.did_you_mean("key", key, list(Sweep.model_fields)))) from None
-        raise UsageError(f"{where}{key} = {first['input']!r}: {first['msg']}") from None
+            known = {"latency": Latency, "quality": Window}[key] if inner else Sweep
+            unknown = solvers.did_you_mean("key", (inner or [key])[0], list(known.model_fields))
+            raise UsageError(where + f"{key}: " * bool(inner) + str(unknown)) from None
+        raise UsageError(f"{where}{'.'.join([key, *inner])} = {first['input']!r}: {first['msg']}") from None
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -106,45 +160,6 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     return {str(k): v for k, v in data.items()}, lines
 
 
-def split_list(text: str) -> list[str]:
-    """The items of a comma-separated list; commas inside parentheses belong to the item."""
-    return [item.strip() for item in COMMA.split(text) if item.strip()]
-
-
-def parse_solver(text: str) -> tuple[str, dict[str, solvers.Option]]:
-    """Name and options of `name` or `name(option=value, ...)`; raises UsageError.
-
-    A first word without a name, as in `time_shift(ddim, ...)`, is the option `base`.
-    """
-    name, bracket, rest = text.strip().partition("(")
-    if not bracket:
-        return name, {}
-    try:
-        call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or rest[-1:] != ")":
-            raise ValueError(text)
-        if not all(isinstance(word, ast.Name) for word in call.args):
-            raise ValueError(text)
-        given = [*(("base", word) for word in call.args), *((k.arg, k.value) for k in call.keywords)]
-        options = {str(k): _literal(value) for k, value in given if k}
-        if len(options) < len(given):  # **options, or one of them twice
-            raise ValueError(text)
-        return name.strip(), options
-    except (SyntaxError, ValueError) as error:
-        raise UsageError(
-            f"solver {text!r} is not of the form name or name(option=value, ...), with paths in quotes"
-        ) from error
-
-
-def _literal(node: ast.expr) -> solvers.Option:
-    if isinstance(node, ast.Name):  # words need no quotes, and YAML's booleans are words
-        return {"true": True, "false": False}.get(node.id.lower(), node.id)
-    value = ast.literal_eval(node)
-    if not isinstance(value, bool | int | float | str):
-        raise ValueError(value)
-    return value
-
-
 @dataclass(frozen=True)
 class Cell:
     """One sampler at one budget on one checkpoint: everything that decides its samples and its numbers."""
@@ -159,6 +174,7 @@ class Cell:
     dtype: str
     metrics: tuple[str, ...]
     classes: tuple[int, ...] | None = None
+    against: tuple[str, ...] = ()  # the metrics' families and references
 
     @property
     def label(self) -> str:
@@ -191,6 +207,7 @@ class Cell:
             "dtype": self.dtype,
             "metrics": sorted(self.metrics),
         } | ({"classes": sorted(self.classes)} if self.classes else {})
+        about |= {"against": sorted(self.against)} if self.against else {}
         return sha256(json.dumps(about, sort_keys=True).encode())
 
     def to_dict(self) -> dict[str, Any]:
@@ -223,14 +240,16 @@ def _rounded(value: Any) -> Any:
     return [_rounded(v) for v in value] if isinstance(value, list) else value
 
 
-def cells(sweep: Sweep, checkpoint: Checkpoint) -> tuple[list[Cell], list[str]]:
+def cells(sweep: Sweep, checkpoint: Checkpoint, against: tuple[str, ...] = ()) -> tuple[list[Cell], list[str]]:
     """The sweep's cells, and one line for each budget that a solver cannot spend.
+
+    `against` is what the metrics' numbers compare within: their families and references.
 
     Raises UsageError for a solver that can spend none of the budgets, or options it cannot take.
     """
     metrics = sweep.metrics_on(checkpoint)
     for metric in metrics:
-        of_ode = METRICS.get(metric).of_ode
+        of_ode = find_metric(metric)[0].of_ode
         if sweep.classes and not of_ode:
             raise UsageError(
                 f"classes: {metric} compares with all of them; metrics that can be taken of some: trajectory"
@@ -243,11 +262,12 @@ def cells(sweep: Sweep, checkpoint: Checkpoint) -> tuple[list[Cell], list[str]]:
         skipped += unspendable
         for plan in plans:
             _check(text, plan, sweep, metrics)
-            cell = Cell(
-                checkpoint.name, checkpoint.digest, text, plan, sweep.samples, sweep.seed, sweep.guide, sweep.dtype,
-                metrics, sweep.classes,
-            )  # fmt: skip
-            found.setdefault(cell.key, cell)
+            for seed in dict.fromkeys(sweep.seed):
+                cell = Cell(
+                    checkpoint.name, checkpoint.digest, text, plan, sweep.samples, seed, sweep.guide, sweep.dtype,
+                    metrics, sweep.classes, against,
+                )  # fmt: skip
+                found.setdefault(cell.key, cell)
     return list(found.values()), skipped
 
 
@@ -256,13 +276,13 @@ def _check(text: str, plan: solvers.Plan | solvers.Procedure, sweep: Sweep, metr
     one_a_step = isinstance(plan, solvers.Plan) and plan.call_times in (plan.times[:-1], plan.times[1:-1])
     if sweep.cfg_plus_plus and not one_a_step:
         raise UsageError(f"solver {text!r}: cfg_plus_plus is defined for one call at the start of each step")
-    if (plan.draws or sweep.cfg_plus_plus) and all(METRICS.get(metric).of_ode for metric in metrics):
+    if (plan.draws or sweep.cfg_plus_plus) and all(find_metric(metric)[0].of_ode for metric in metrics):
         raise UsageError(f"solver {text!r} follows no ODE, which {', '.join(metrics)} is about: add another metric")
 
 
 def _plans(text: str, sweep: Sweep, checkpoint: Checkpoint) -> tuple[list[solvers.Plan | solvers.Procedure], list[str]]:
     """The plans of one solver at every budget it can spend, and why not at the others; an adaptive one has one."""
-    name, options = parse_solver(text)
+    name, options = parse("solver", text)
     method = solvers.method(name)
     if method.learns:
         folder = Path(sweep.tuned) / checkpoint.name / method.name

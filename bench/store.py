@@ -3,7 +3,9 @@
 results/<run>/sweep.json            the definition, with nothing left to defaults
               cells/<key>.json      records of cells that are done
               sidecars/<key>.npz    their features and first images, so that metrics need no new sampling
+              latency/<key>.json    measurements of cells that are done: time is the machine's, not the cell's
               attempts/<key>.json   the causes of failures, newest last
+              session.json          the finished rounds of a measuring session that goes on or was cut off
               runs.json             the commands that ran here, with versions, device and commit
 """
 
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UsageError
-from bench.files import write_atomically, write_json
+from bench.files import nearest_folder, write_atomically, write_json
 
 Record = dict[str, Any]
 
@@ -45,11 +47,7 @@ class Store:
 
     def check(self, definition: Mapping[str, Any]) -> None:
         """Raise UsageError, writing nothing, unless the folder is new, empty, or made by the same definition."""
-        for place in (self.folder, *self.folder.parents):
-            if place.exists():
-                break
-        if not place.is_dir():
-            raise UsageError(f"--out {self.folder}: {place} is a file, not a folder")
+        place = nearest_folder(self.folder)
         if not (self.folder / "sweep.json").exists():
             if place == self.folder and any(not path.name.startswith(".") for path in place.iterdir()):
                 raise UsageError(f"--out {self.folder} holds other files and no sweep.json: give a new or empty folder")
@@ -101,10 +99,28 @@ class Store:
     def records(self) -> Iterator[Record]:
         """Every finished cell's record, by key; raises UsageError for a corrupted one."""
         for path in sorted((self.folder / "cells").glob("*.json")):
-            try:
-                yield json.loads(path.read_text())
-            except ValueError as error:
-                raise UsageError(f"{path} is corrupted: delete it and run the sweep again") from error
+            yield _read(path)
+
+    def put_measurement(self, key: str, measurement: Record) -> None:
+        """Keep what a finished cell costs on a machine."""
+        write_json(self._measurement(key), measurement)
+
+    def measured(self, key: str) -> bool:
+        return self._measurement(key).exists()
+
+    def measurements(self) -> dict[str, Record]:
+        """Every measurement, by its cell's key; raises UsageError for a corrupted one."""
+        return {path.stem: _read(path) for path in sorted((self.folder / "latency").glob("*.json"))}
+
+    def session(self) -> Record | None:
+        """The measuring session that was cut off; raises UsageError when it is corrupted."""
+        return _read(self._session) if self._session.exists() else None
+
+    def put_session(self, session: Record) -> None:
+        write_json(self._session, session)
+
+    def drop_session(self) -> None:
+        self._session.unlink()
 
     def sidecar(self, key: str) -> dict[str, NDArray[Any]]:
         """The arrays kept beside a record; empty where they were not kept."""
@@ -116,3 +132,17 @@ class Store:
 
     def _sidecar(self, key: str) -> Path:
         return self.folder / "sidecars" / f"{key}.npz"
+
+    def _measurement(self, key: str) -> Path:
+        return self.folder / "latency" / f"{key}.json"
+
+    @property
+    def _session(self) -> Path:
+        return self.folder / "session.json"
+
+
+def _read(path: Path) -> Record:
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise UsageError(f"{path} is corrupted: delete it and run the sweep again") from error

@@ -23,10 +23,10 @@ import solvers
 from bench.checkpoints import Checkpoint, Guide, load
 from bench.environment import environment
 from bench.errors import UsageError
-from bench.files import write_atomically, write_json
-from bench.metrics import METRICS, Chunk, Context
+from bench.files import nearest_folder, write_atomically, write_json
+from bench.metrics import Chunk, Context, find_metric, make_metric
 from bench.runner import find_device
-from bench.spec import parse_solver
+from bench.words import parse
 from solvers import noise
 from solvers.learned import Learned, LearnedError, file_stem, read
 from solvers.tune import Problem, Tuner, tuner
@@ -115,7 +115,7 @@ class Tuning:
         """The metric's first number of final states x (B, *shape)."""
         assert self.metric is not None
         context = Context(self.checkpoint, self.seed, Guide(guidance), self.folder, self.device)
-        measure = METRICS.get(self.metric)(context)
+        measure = make_metric(self.metric, context)
 
         def distance(x: Tensor) -> float:
             chunk = Chunk.of(0, x, self.checkpoint.kind)
@@ -182,7 +182,7 @@ def prepare(
 
     Raises UsageError and solvers.UnknownNameError.
     """
-    name, given = parse_solver(method)
+    name, given = parse("solver", method)
     found = tuner(name)
     try:
         settings = found.resolve(given)
@@ -196,7 +196,7 @@ def prepare(
         raise UsageError(f"--nfe {bad[0]}: give budgets of at least 1 call")
     if dtype not in ("float32", "float64"):
         raise UsageError(f"--dtype {dtype}: give float32 or float64")
-    if metric is not None and METRICS.get(metric).of_ode:
+    if metric is not None and find_metric(metric)[0].of_ode:
         raise UsageError(f"--metric {metric}: that is what is searched for anyway; give a distance of distributions")
     budgets: Sequence[int | None] = [None] if found.any_budget else list(dict.fromkeys(nfe))
     tuning = Tuning(
@@ -210,11 +210,7 @@ def prepare(
 
 def _check_folder(tuning: Tuning) -> None:
     """Raise UsageError where the folder cannot be written, or what lies there was learned in another way."""
-    for place in (tuning.folder, *tuning.folder.parents):
-        if place.exists():
-            break
-    if not place.is_dir():
-        raise UsageError(f"--out: {place} is a file, not a folder")
+    nearest_folder(tuning.folder)
     for nfe, guidance in tuning.targets:
         path = tuning.folder / f"{file_stem(nfe, guidance)}.json"
         if not path.exists():

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from solvers import noise
 from solvers.model import Prediction
 
 Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
+Apart = Callable[[torch.device, int], Callable[[], object]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Checkpoint:
 
     `digest` is the SHA-256 of its weights, `classes` the probability of each class, whose number is also the label that
     means no class.  `kind` says whether samples are images in [-1, 1], to be quantised once to bytes, or plain vectors.
-    `real` gives the real images (N, C, H, W) uint8 to compare with, `moments` the exact mean and covariance, if known.
+    `real` gives the real images (N, C, H, W) uint8 to compare with; of a known distribution, `moments` gives the mean
+    and covariance and `draw` samples: (seed, start, count) -> (count, *shape), float64.  `apart` names work that is
+    needed beside the network's calls, such as decoding latents, and timed apart: (device, batch) -> what is timed.
     """
 
     name: str
@@ -52,17 +55,25 @@ class Checkpoint:
     card: Mapping[str, Any]
     real: Callable[[], NDArray[np.uint8]] | None = None
     moments: Callable[[], Moments] | None = None
+    draw: Callable[[int, int, int], Tensor] | None = None
+    apart: Mapping[str, Apart] = field(default_factory=dict)
 
     def denoiser(
-        self, guide: Guide, device: torch.device, dtype: torch.dtype, times: tuple[float, ...] = ()
+        self,
+        guide: Guide,
+        device: torch.device,
+        dtype: torch.dtype,
+        times: tuple[float, ...] = (),
+        network: Callable[..., Tensor] | None = None,
     ) -> solvers.Denoiser:
         """A copy of the network on `device`, behind a call counter, guided; CFG++ needs the sampler's `times`.
 
-        Weights keep their own precision, but rise to float64 when that is asked for.
+        Weights keep their own precision, but rise to float64 when that is asked for.  `network` is a copy made before
+        for the same device and dtype, which many denoisers may share.
         """
-        network = copy.deepcopy(self.network).to(device)
-        if dtype == torch.float64:
-            network = network.double()
+        if network is None:
+            copied = copy.deepcopy(self.network).to(device)
+            network = copied.double() if dtype == torch.float64 else copied
         null, steps = {"y": len(self.classes)}, times if guide.plus_plus else ()
         guidance = solvers.Guidance(guide.scale, null, guide.interval or (0.0, math.inf), steps)
         return solvers.Denoiser(network, self.schedule, self.predicts, guidance)

@@ -116,4 +116,5 @@ def load(bundle: Bundle) -> Checkpoint:
         metrics=("frechet_exact", "trajectory"),
         card=bundle.card,
         moments=mixture.moments,
+        draw=lambda seed, start, count: mixture.draw(seed, start, count)[0],
     )

@@ -20,7 +20,7 @@ from bench.checkpoints.digits_net import NO_CLASS, DigitsMLP
 from bench.checkpoints.gmm import GaussianMixture, bundle_tensors
 from bench.files import write_text
 from bench.metrics.digits_features import DigitsClassifier
-from bench.metrics.frechet import Gaussian, Moments, distance
+from bench.metrics.gaussian import Gaussian, Moments, distance
 from distill.denoising import DenoisingLoss, Preconditioned
 from distill.trainer import Recipe, Trained, initialise, train
 

@@ -1,19 +1,21 @@
 """Features of digits: the last hidden layer of a small classifier, as a torch-fidelity feature extractor."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch_fidelity import register_feature_extractor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from bench.checkpoints.bundle import BUNDLED, read_bundle
+from bench.errors import UsageError
+from bench.metrics.base import Chunk, Context, Features
+from bench.metrics.features import Images
 
-NAME, LAYER, WIDTH = "digits-classifier", "64", 64
+NAME, LAYER, LOGITS, WIDTH = "digits-classifier", "64", "logits", 64
 
 
 class DigitsClassifier(nn.Module):
@@ -44,26 +46,24 @@ def classifier() -> tuple[DigitsClassifier, str]:
 
 
 class DigitsFeatures(FeatureExtractorBase):
-    """torch-fidelity's interface to the classifier: uint8 (B, 1, 8, 8) -> ((B, 64),)."""
+    """torch-fidelity's interface to the classifier: uint8 (B, 1, 8, 8) -> (B, 64) and logits (B, 10), as asked for."""
 
     def __init__(self, name: str = NAME, features_list: tuple[str, ...] = (LAYER,), **kwargs: Any) -> None:
         super().__init__(name, list(features_list))
         self.network, self.digest = classifier()
 
-    def numpy(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features (N, 64) of images (N, 1, 8, 8)."""
-        return self(torch.from_numpy(images))[0].numpy()
-
-    def forward(self, x: Tensor) -> tuple[Tensor]:
-        return (self.network.features((x.float() - 127.5) / 127.5),)
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        h = self.network.features((x.float() - 127.5) / 127.5)
+        found = {LAYER: h, LOGITS: self.network.logits(h)}
+        return tuple(found[layer] for layer in self.features_list)
 
     @staticmethod
-    def get_provided_features_list() -> tuple[str]:
-        return (LAYER,)
+    def get_provided_features_list() -> tuple[str, ...]:
+        return (LAYER, LOGITS)
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        return LAYER
+        return LOGITS if metric == "isc" else LAYER
 
     @staticmethod
     def can_be_compiled() -> bool:
@@ -71,3 +71,24 @@ class DigitsFeatures(FeatureExtractorBase):
 
 
 register_feature_extractor(NAME, DigitsFeatures)
+
+
+class Digits(Images):
+    """The hidden layer and the logits of the shipped digits classifier, taken through torch-fidelity's interface."""
+
+    layers = ("digits", "digits_logits")
+    needs = "8x8 grey images"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        if context.checkpoint.shape != (1, 8, 8):
+            raise UsageError(f"features 'digits' need 8x8 grey images, not {context.checkpoint.shape}")
+        self.network = DigitsFeatures(features_list=(LAYER, LOGITS))
+        self.family = f"digits classifier {self.network.digest[:12]}"
+
+    def extract(self, chunk: Chunk) -> Mapping[str, Features]:
+        found = self.network(torch.from_numpy(chunk.images))
+        return {layer: features.numpy() for layer, features in zip(self.layers, found, strict=True)}
+
+    def width(self, layer: str) -> int:
+        return WIDTH if layer == "digits" else 10

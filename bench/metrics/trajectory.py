@@ -7,6 +7,7 @@ by the denoising step that its last call is.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from scipy.stats.mstats import mjci
 from torch import Tensor
 
 from bench.files import sha256, write_atomically
-from bench.metrics.base import Chunk, Context, Features, Metric, Value
+from bench.metrics.base import Context, Features, Metric, Value
+from bench.metrics.features import FIRST as SAMPLES
+from bench.stats import jackknife
 
-SAMPLES = 128
 RTOL = ATOL = 1e-5  # of states of size 1; two orders below the errors that are told apart
 
 
@@ -28,26 +30,24 @@ class TrajectoryError(Metric):
     name = "trajectory"
     needs = "a sampler without noise of its own"
     of_ode = True
+    gives = ("trajectory_rmse", "trajectory_p95")
 
     def __init__(self, context: Context) -> None:
-        super().__init__(context)
+        super().__init__(context, "first_states")
         self._solutions: dict[tuple[float, float], NDArray[np.float64]] = {}
-
-    def extract(self, chunk: Chunk) -> Features:
-        return chunk.x[: max(0, SAMPLES - chunk.start)].flatten(1).cpu().numpy()
 
     def evaluate(self, features: Features, plan_times: tuple[float, ...]) -> list[Value]:
         exact = self._solution(plan_times[0], plan_times[-1])[: len(features)]
         squared = ((features.astype(np.float64) - exact) ** 2).mean(1)
         n, rmse = len(squared), float(np.sqrt(squared.mean()))
-        rmse_se = float(squared.std(ddof=1) / np.sqrt(n) / (2 * rmse)) if rmse else 0.0
         per_sample = np.sqrt(squared)
         source = {"data": "DOP853 solution of the ODE", "rtol": RTOL, "n": n, "sha256": sha256(exact.tobytes())}
-        squares = tuple(float(f"{square:.6g}") for square in squared)
-        values = [Value("trajectory_rmse", rmse, rmse_se, n, "trajectory", source, squares)]
+        influence = (squared - rmse**2) / (2 * rmse) if rmse else np.zeros(n)
+        values = [self.value(rmse, n, source, influence=influence, name="trajectory_rmse")]
         if n >= 20:  # below, no sample lies beyond the percentile
             p95, p95_se = float(np.quantile(per_sample, 0.95)), float(mjci(per_sample, [0.95])[0])
-            values.append(Value("trajectory_p95", p95, p95_se, n, "trajectory", source))
+            parts = jackknife(lambda kept: float(np.quantile(per_sample[kept], 0.95)), n)
+            values.append(replace(self.value(p95, n, source, parts=parts, name="trajectory_p95"), se=p95_se))
         return values
 
     def _solution(self, t_start: float, t_end: float) -> NDArray[np.float64]:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from bench.errors import UsageError
 from bench.files import write_atomically, write_text
+from bench.report.costs import judged, write_latency_plot
 from bench.report.frame import tidy
 from bench.report.grids import write_grids
 from bench.report.leaderboard import leaderboard
 from bench.report.plots import write_plots
+from bench.report.scores import over_seeds
 from bench.report.tuned import ratios, write_tuning_plots
 from bench.store import Store
 
@@ -21,13 +23,16 @@ def write_report(store: Store) -> Path:
     definition, records = store.definition(), list(store.records())
     if not records:
         raise UsageError(f"{store.folder} holds no finished cell: run its sweep first")
-    table = tidy(records)
+    window = definition.get("quality")
+    table = tidy(records, store.measurements(), window)
     buffer = BytesIO()
     table.to_parquet(buffer, index=False)
     write_atomically(store.folder / "table.parquet", lambda file: file.write(buffer.getvalue()))
     write_text(store.folder / "table.csv", table.to_csv(index=False))
-    write_text(store.folder / "leaderboard.md", leaderboard(table, ratios(records), definition))
-    write_plots(table, store.folder)
-    write_tuning_plots(table, records, store.folder)
-    write_grids(store, records, store.folder)
+    board, first = judged(over_seeds(table, records), window), min(record["cell"]["seed"] for record in records)
+    write_text(store.folder / "leaderboard.md", leaderboard(board, ratios(records), definition))
+    write_plots(board, store.folder)
+    write_latency_plot(board, window, store.folder)
+    write_tuning_plots(board, records, store.folder)
+    write_grids(store, [record for record in records if record["cell"]["seed"] == first], store.folder)
     return store.folder / "leaderboard.md"

@@ -1,22 +1,31 @@
 """Records as tidy tables: one row a cell and metric."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
+from bench.report.costs import cost_columns, judged
 from bench.report.tuned import tuning_columns
 from bench.store import Record
 
 CELL = ["checkpoint", "solver", "guidance", "cfg_plus_plus", "samples", "seed", "dtype", "order"]
 
 
-def tidy(records: Iterable[Record]) -> pd.DataFrame:
-    """One row a cell and metric: the cell, the number with n, standard error, family and reference, and its cost."""
-    rows = [row for record in records for row in _rows(record)]
-    return pd.DataFrame(rows).sort_values(["metric", "solver", "nfe"], ignore_index=True)
+def tidy(
+    records: Iterable[Record],
+    measurements: Mapping[str, Record] | None = None,
+    window: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """One row a cell and metric: the cell, the number with n, standard error, family and reference, and its cost.
+
+    `measurements` are by cells' keys; `window` says which quality lets a speed count.
+    """
+    rows = [row for record in records for row in _rows(record, (measurements or {}).get(record["key"]))]
+    return judged(pd.DataFrame(rows), window).sort_values(["metric", "solver", "nfe"], ignore_index=True)
 
 
-def _rows(record: Record) -> list[dict[str, object]]:
+def _rows(record: Record, measurement: Record | None) -> list[dict[str, object]]:
     cell = {k: record["cell"][k] for k in CELL} | {
         "nfe": record["cell"]["nfe"] or round(record["counted_nfe"], 1),
         "guidance_interval": " ".join(f"{level:g}" for level in record["cell"]["guidance_interval"] or ()),
@@ -28,13 +37,6 @@ def _rows(record: Record) -> list[dict[str, object]]:
         "times": " ".join(f"{t:.6g}" for t in record["cell"]["times"]),
     }
     cell |= tuning_columns(record)
-    cost: dict[str, object] = {}
-    for timed in record.get("latency", []):
-        at = f"batch{timed['batch']}"
-        cost |= {f"latency_{at}_ms": timed["median_ms"], f"latency_{at}_iqr_ms": timed["iqr_ms"]}
-        cost |= {f"network_{at}_ms": timed["network_ms"], f"solver_overhead_{at}_ms": timed["overhead_ms"]}
-    if memory := record.get("memory"):
-        cost |= {"peak_memory_mib": memory["peak_mib"], "memory_above_weights_mib": memory["above_weights_mib"]}
     run = {
         "device": record["environment"]["device"],
         "threads": record["environment"]["threads"],
@@ -45,8 +47,10 @@ def _rows(record: Record) -> list[dict[str, object]]:
     return [
         cell
         | {k: v[k] for k in ("metric", "value", "se", "n", "family")}
+        | dict(zip(("value_inf", "se_inf"), v.get("at_infinity") or (None, None), strict=True))
+        | {"better": v.get("better", "lower")}
         | {"reference": v["reference"]["data"], "reference_sha256": v["reference"].get("sha256")}
-        | cost
+        | cost_columns(measurement)
         | run
         for v in record["metrics"]
     ]

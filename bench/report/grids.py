@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from bench.pngs import file_name
 from bench.report.plots import STYLE
 from bench.store import Record, Store
 
@@ -21,8 +22,7 @@ def write_grids(store: Store, records: list[Record], folder: Path) -> list[Path]
         ends = [(r["counted_nfe"], store.sidecar(r["key"]).get("images")) for r in cells[:: max(1, len(cells) - 1)]]
         pictures = [(nfe, images) for nfe, images in ends if images is not None]
         if pictures:
-            safe = "".join(c if c.isalnum() or c in "_-" else "-" for c in name).strip("-")
-            written.append(_save(folder / f"samples-{safe}.png", name, pictures))
+            written.append(_save(folder / f"samples-{file_name(name)}.png", name, pictures))
     return written
 
 

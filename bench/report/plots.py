@@ -11,11 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
-from bench.report.leaderboard import batches_of, metrics_of, title
+from bench.report.scores import seeds_of
+from bench.report.titles import axis_label, metrics_of, title
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe & Ito 2008
 MARKERS = "osD^vPX"
 LINES = ("-", "--", ":")
+PANELS = 6  # metrics in a figure, the best known; tables hold all
 STYLE = {
     "font.size": 12,
     "axes.spines.top": False,
@@ -30,33 +32,35 @@ STYLE = {
 
 
 def write_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """quality, latency and truncation figures of a tidy table; returns the files."""
+    """quality and truncation figures of a table over seeds (bench.report.scores); returns the files."""
     table = table.assign(solver=table["solver"].astype("category"))
-    quality = [m for m in metrics_of(table) if m.startswith("frechet")]
+    quality = [m for m in metrics_of(table) if not m.startswith("trajectory")]
     with mpl.rc_context(STYLE):
-        written = save(folder / "quality", _panels(table, quality, _against_nfe)) if quality else []
+        written = save(folder / "quality", figure_of(table, quality[:PANELS], _against_nfe)) if quality else []
         if "trajectory_rmse" in set(table["metric"]):
-            written += save(folder / "truncation", _panels(table, ["trajectory_rmse"], _truncation))
-        if quality and batches_of(table):
-            written += save(folder / "latency", _panels(table, quality[:1], _against_latency))
+            written += save(folder / "truncation", figure_of(table, ["trajectory_rmse"], _truncation))
     return written
 
 
-def _panels(table: pd.DataFrame, metrics: list[str], draw: Callable[[Axes, pd.DataFrame], None]) -> Figure:
+def figure_of(table: pd.DataFrame, metrics: list[str], draw: Callable[[Axes, pd.DataFrame], None]) -> Figure:
     """One panel a metric, one legend for all."""
-    figure = Figure(figsize=(3 + 5.5 * len(metrics), 5.2), layout="constrained")
+    across, down = min(len(metrics), 3), -(-len(metrics) // 3)
+    figure = Figure(figsize=(3 + 5.5 * across, 0.4 + 4.8 * down), layout="constrained")
     first = table.iloc[0]
-    figure.suptitle(f"{first['checkpoint']}, seed {first['seed']}", fontsize=12)
-    for axes, metric in zip(np.ravel(figure.subplots(1, len(metrics))), metrics, strict=True):
+    figure.suptitle(f"{first['checkpoint']}, {seeds_of(first['score'])}", fontsize=12)
+    panels = list(np.ravel(figure.subplots(down, across)))
+    for spare in panels[len(metrics) :]:
+        spare.set_visible(False)
+    for axes, metric in zip(panels, metrics, strict=False):
         rows = table[table["metric"] == metric]
         draw(axes, rows)
         axes.set_title(f"{title(metric)} (n = {rows['n'].iloc[0]:,})", fontsize=12)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right center", fontsize=11)
+    named = {n: h for axes in panels for h, n in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside right center", fontsize=11)
     return figure
 
 
-def _curves(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, str]]]:
+def curves(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, str]]]:
     """Each solver's rows in order of NFE, with the colour, marker and line that it has in all figures of the table."""
     names = rows["solver"].cat.categories
     for name, of_solver in rows.groupby("solver", sort=True, observed=True):
@@ -71,46 +75,28 @@ def shown(solver: str) -> str:
 
 
 def _against_nfe(axes: Axes, rows: pd.DataFrame) -> None:
-    for name, of_solver, style in _curves(rows):
+    for name, of_solver, style in curves(rows):
         axes.errorbar(of_solver["nfe"], of_solver["value"], 2 * of_solver["se"], label=name, capsize=3, **style)
-    axes.set(xscale="log", yscale="log", xlabel="network calls (NFE)", ylabel="Fréchet distance (±2 s.e.)")
-    _plain_ticks(axes, rows["value"].min(), rows[~rows["adaptive"]]["nfe"])
+    axes.set(xscale="log", xlabel="network calls (NFE)", ylabel=f"{axis_label(rows['metric'].iloc[0])} (±2 s.e.)")
+    plain_ticks(axes, rows, rows[~rows["adaptive"]]["nfe"])
 
 
 def _truncation(axes: Axes, rows: pd.DataFrame) -> None:
-    for name, of_solver, style in _curves(rows):
+    for name, of_solver, style in curves(rows):
         late = of_solver[of_solver["nfe"] >= of_solver["nfe"].median()]
         slope = f", slope {_slope(late):.1f}" if len(late) > 1 else ""
         axes.errorbar(of_solver["nfe"], of_solver["value"], 2 * of_solver["se"], label=name + slope, capsize=3, **style)
-    axes.set(xscale="log", yscale="log", xlabel="network calls (NFE)")
+    axes.set(xscale="log", xlabel="network calls (NFE)")
     axes.set_ylabel("RMSE to the exact ODE solution (±2 s.e.)\nslope: fit over each curve's upper half")
-    _plain_ticks(axes, rows["value"].min(), rows[~rows["adaptive"]]["nfe"])
+    plain_ticks(axes, rows, rows[~rows["adaptive"]]["nfe"])
 
 
 def _slope(rows: pd.DataFrame) -> float:
     return float(np.polyfit(np.log(rows["nfe"]), np.log(rows["value"]), 1)[0])
 
 
-def _against_latency(axes: Axes, rows: pd.DataFrame) -> None:
-    """Milliseconds a sample at the large batch; the Pareto front is what nothing beats in both."""
-    batch = batches_of(rows)[-1]
-    rows = rows.assign(ms=rows[f"latency_batch{batch}_ms"] / batch)
-    for name, of_solver, style in _curves(rows):
-        line = {"linewidth": 1, "capsize": 3, "label": name}
-        axes.errorbar(of_solver["ms"], of_solver["value"], 2 * of_solver["se"], **line, **style)
-    front = rows.sort_values("ms")
-    front = front[front["value"] < front["value"].cummin().shift(fill_value=np.inf)]
-    axes.plot(front["ms"], front["value"], color="#888888", zorder=0, drawstyle="steps-post", label="Pareto front")
-    for point in front.itertuples():  # labels at all points would overlap
-        place = {"textcoords": "offset points", "xytext": (4, -13), "fontsize": 10}
-        axes.annotate(f"{point.nfe:.3g}", (point.ms, point.value), **place)
-    axes.set(xscale="log", yscale="log", xlabel=f"milliseconds a sample, batch {batch}; numbers: NFE on the front")
-    axes.set_ylabel("Fréchet distance (±2 s.e.)")
-    _plain_ticks(axes, rows["value"].min())
-
-
-def _plain_ticks(axes: Axes, lowest: float, budgets: pd.Series | None = None) -> None:
-    """Plain numbers on log axes down to half the lowest value; the budgets themselves on the axis of NFE."""
+def plain_ticks(axes: Axes, rows: pd.DataFrame, budgets: pd.Series | None = None) -> None:
+    """Plain numbers on both axes, values on a log scale where they are distances; the budgets on the axis of NFE."""
     if budgets is not None:
         axes.xaxis.set_major_locator(FixedLocator(sorted(budgets.unique())))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -119,7 +105,12 @@ def _plain_ticks(axes: Axes, lowest: float, budgets: pd.Series | None = None) ->
         axes.xaxis.set_minor_formatter(NullFormatter())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
-    axes.set_ylim(bottom=lowest / 2)  # bars that reach 0 have no end on a log axis
+    if rows["better"].iloc[0] == "lower" and (rows["value"] > 0).all():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(bottom=rows["value"].min() / 2)  # bars that reach 0 have no end on a log axis
 
 
 def save(path: Path, figure: Figure) -> list[Path]:

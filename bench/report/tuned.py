@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,9 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from numpy.typing import NDArray
 
-from bench.report.leaderboard import brief
 from bench.report.plots import COLOURS, LINES, MARKERS, STYLE, save, shown
+from bench.report.text import brief
+from bench.stats import spread
 from bench.store import Record
 
 PAIRED = "trajectory_rmse"
@@ -32,37 +33,45 @@ def tuning_columns(record: Record) -> dict[str, object]:
 
 
 def ratios(records: Sequence[Record]) -> pd.DataFrame:
-    """Tuned solvers' trajectory errors over their bases', sample by sample the same noise: ratio and standard error.
+    """Trajectory errors of tuned solvers over their bases', by the same noise, over seeds: ratio and standard error.
 
     What set out from no solver, or from one that was not run, is compared with the best untuned one of its budget.
-    The logarithm of a ratio of root mean squares has the influence (a_i / mean a - b_i / mean b) / 2.
+    The logarithm of a ratio has the parts of both values over the values, one less the other.
     """
     rows = []
     for record in records:
-        cell, a = record["cell"], _squares(record)
+        cell, a = record["cell"], _error(record)
         learned = cell.get("learned_from")
         untuned = {
-            _plain(r["cell"]["solver"]): s
+            _plain(r["cell"]["solver"]): error
             for r in records
-            if r["cell"]["nfe"] == cell["nfe"] and not r["cell"].get("learned_from") and (s := _squares(r)) is not None
+            if _place(r) == _place(record) and not r["cell"].get("learned_from") and (error := _error(r))
         }
         if a is None or not learned or not untuned:
             continue
         there = _plain(learned["base"]) in untuned
-        b = untuned[_plain(learned["base"])] if there else min(untuned.values(), key=np.mean)
-        ratio = float(np.sqrt(a.mean() / b.mean()))
-        se = float((a / a.mean() - b / b.mean()).std(ddof=1) / 2 / np.sqrt(len(a)))
+        b = untuned[_plain(learned["base"])] if there else min(untuned.values(), key=lambda error: error[0])
+        ratio, se = a[0] / b[0], spread(a[1] / a[0] - b[1] / b[0])
         base = learned["base"] if there else "the best untuned"
         rows.append({"solver": cell["solver"], "nfe": cell["nfe"], "base": base, "ratio": ratio, "se": ratio * se})
-    return pd.DataFrame(rows)
+    if not rows:
+        return pd.DataFrame()
+    seeds = pd.DataFrame(rows).groupby(["solver", "nfe", "base"], as_index=False)
+    return seeds.agg(ratio=("ratio", "mean"), se=("se", lambda se: np.sqrt((se**2).sum()) / len(se)))
+
+
+def _place(record: Record) -> tuple[int | None, int]:
+    """Budget and seed: what a comparison must have in common."""
+    return record["cell"]["nfe"], record["cell"]["seed"]
 
 
 def _plain(solver: str) -> str:
     return solver.replace(" ", "")
 
 
-def _squares(record: Record) -> Any:
-    found = [np.array(v["squares"]) for v in record["metrics"] if v["metric"] == PAIRED and v.get("squares")]
+def _error(record: Record) -> tuple[float, NDArray[np.float64]] | None:
+    """A record's trajectory error and its parts."""
+    found = [(v["value"], np.array(v["parts"])) for v in record["metrics"] if v["metric"] == PAIRED and "parts" in v]
     return found[0] if found else None
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import solvers
-from bench.cell import CountError, make_metrics, run
+from bench.cell import CountError, run
 from bench.checkpoints import Checkpoint, load
 from bench.spec import Cell, Sweep, cells
 from bench.store import Store
+from tests.bench.common import make_metrics
 
 GMM = load("gmm")
 CPU = torch.device("cpu")
@@ -36,7 +37,7 @@ def run_in(store: Store, cell: Cell, batch: int = N, checkpoint: Checkpoint = GM
 
 
 def states(store: Store, cell: Cell, batch: int) -> np.ndarray:
-    return run_in(store, cell, batch)[1]["frechet_exact"].astype(np.float64)
+    return run_in(store, cell, batch)[1]["states"].astype(np.float64)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
@@ -144,11 +145,11 @@ def test_a_record_says_what_it_was_measured_on_and_can_be_kept(store: Store) -> 
     store.put(cell.key, record, arrays)
     (kept,) = store.records()
     assert kept["metrics"] == record["metrics"]
-    assert store.sidecar(cell.key).keys() == {"frechet_exact", "trajectory"}
+    assert store.sidecar(cell.key).keys() == {"states", "first_states"}
 
 
 def test_progress_hears_of_every_sample(store: Store) -> None:
     heard: list[int] = []
     cell = cell_of()
-    run(cell, GMM, make_metrics(cell, GMM, store, CPU), CPU, 20, heard.append)
+    run(cell, GMM, make_metrics(cell, GMM, store, CPU), CPU, 20, lambda chunk: heard.append(len(chunk)))
     assert heard == [20, 20, 20, 4]

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from bench.cell import Sampler, make_metrics, run
+from bench.cell import Sampler, run
 from bench.checkpoints import load
 from bench.errors import UsageError
 from bench.spec import Cell, Sweep, cells
+from bench.stats import spread
 from bench.store import Store
+from tests.bench.common import make_metrics
 
 GMM = load("gmm")
 CPU = torch.device("cpu")
@@ -59,9 +61,9 @@ def test_samples_and_their_exact_solutions_are_of_these_classes(tmp_path: Path) 
     assert record["cell"]["classes"] == (1,)
 
 
-def test_each_samples_square_gives_the_error_back(tmp_path: Path) -> None:
+def test_each_samples_part_gives_the_standard_error_back(tmp_path: Path) -> None:
     one = cell(metrics=("trajectory",))
     record, _ = run(one, GMM, make_metrics(one, GMM, Store(tmp_path), CPU), CPU, 40)
     value = next(v for v in record["metrics"] if v["metric"] == "trajectory_rmse")
-    assert len(value["squares"]) == value["n"] == 40
-    assert np.sqrt(np.mean(value["squares"])) == pytest.approx(value["value"], rel=1e-5)
+    assert len(value["parts"]) == value["n"] == 40
+    assert spread(value["parts"]) == pytest.approx(value["se"], rel=1e-3)

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 import solvers
-from bench import measure
-from bench.cell import Sampler
-from bench.checkpoints import load
 from bench.errors import UsageError
 from bench.runner import prepare
-from bench.spec import Sweep, cells
+from bench.spec import Sweep
 from solvers.plan import Combine, Evaluate, Instruction, Plan, PlanError, Threshold
 from tests.solvers.common import start
 
@@ -102,22 +99,3 @@ def test_a_denoised_adaptive_sample_is_compared_with_the_denoised_solution(tmp_p
 def test_cfg_plus_plus_is_refused_where_it_is_not_defined(tmp_path: Path, solver: str) -> None:
     with pytest.raises(UsageError, match="defined for one call at the start of each step"):
         job(tmp_path, solver, cfg_plus_plus=True, guidance=0.6)
-
-
-def test_the_networks_time_counts_the_forwards_that_the_interval_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A count instead of a clock: as many forwards in the bare calls as in the trajectory."""
-    sweep = Sweep(checkpoint="gmm", solvers=("ddim",), nfe=(8,), guidance=2.0, guidance_interval=(0.0, 3.0))
-    gmm = load("gmm")
-    cell = cells(sweep, gmm)[0][0]
-    sampler, forwards = Sampler(cell, gmm, torch.device("cpu")), list[int]()
-    timed = measure._timed
-
-    def count(work: Any, sampler: Sampler) -> float:
-        before = sampler.denoiser.forwards
-        took = timed(work, sampler)
-        forwards.append(sampler.denoiser.forwards - before)
-        return took
-
-    monkeypatch.setattr(measure, "_timed", count)
-    measure._latency(sampler, cell, 4)
-    assert forwards[-2] == forwards[-1]

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 import solvers
 from bench.checkpoints import Checkpoint, Guide, digits
-from bench.metrics import METRICS, Chunk, Context
+from bench.metrics import Chunk, Context, make_metric
 from bench.metrics.digits_features import LAYER, NAME, DigitsFeatures, classifier
 
 Images = NDArray[np.uint8]
@@ -36,8 +36,8 @@ def distance(samples: Images, reference: Images, cache: Path) -> float:
     checkpoint = Checkpoint(
         "halves", "", nn.Identity(), solvers.EDM(), "data", (1, 8, 8), (1.0,), "image", (), {}, lambda: reference
     )
-    metric = METRICS.get("frechet_digits")(Context(checkpoint, 0, Guide(), cache, torch.device("cpu")))
-    (value,) = metric.evaluate(metric.extract(Chunk(0, torch.empty(0), samples)), (1.0, 0.0))
+    metric = make_metric("frechet_digits", Context(checkpoint, 0, Guide(), cache, torch.device("cpu")))
+    (value,) = metric.evaluate(metric.extract(Chunk(0, None, samples)), (1.0, 0.0))
     assert (value.n, value.reference["n"]) == (len(samples), len(reference))
     return value.value
 
@@ -46,11 +46,11 @@ def test_extractor_gives_the_classifiers_features() -> None:
     images = digits.real("heldout")
     expected = classifier()[0].features(torch.from_numpy(images / 127.5 - 1).float())
     assert expected.shape == (360, 64)
-    np.testing.assert_allclose(DigitsFeatures().numpy(images), expected, atol=1e-5)
+    np.testing.assert_allclose(DigitsFeatures()(torch.from_numpy(images))[0], expected, atol=1e-5)
 
 
 def test_features_tell_images_apart() -> None:
-    features = DigitsFeatures().numpy(digits.real("heldout"))
+    features = DigitsFeatures()(torch.from_numpy(digits.real("heldout")))[0].numpy()
     assert np.linalg.matrix_rank(np.cov(features, rowvar=False)) > 32
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import UsageError
-from bench.spec import parse_solver, split_list
+from bench.words import parse, split_list
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ from bench.spec import parse_solver, split_list
     ],
 )
 def test_a_solver_is_a_name_and_options(text: str, name: str, options: dict[str, Any]) -> None:
-    assert parse_solver(text) == (name, options)
-    assert [type(v) for v in parse_solver(text)[1].values()] == [type(v) for v in options.values()]
+    assert parse("solver", text) == (name, options)
+    assert [type(v) for v in parse("solver", text)[1].values()] == [type(v) for v in options.values()]
 
 
 BAD = "a(b|a(|a)(|f(1)|f(x, y)|f(x, base=y)|f('x')|f(x=[1])|f(x=(1,))|f(x=None)|f(x=1j)|f(x=b'a')|f(x=1)+g(x=2)|f(*a)"
@@ -40,7 +40,7 @@ BAD += "|f(**a)|f(x=a.b)|f(x=1)y"
 @pytest.mark.parametrize("text", BAD.split("|"))
 def test_a_solver_that_is_not_a_call_with_options_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"name\(option=value"):
-        parse_solver(text)
+        parse("solver", text)
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def test_a_solver_that_is_not_a_call_with_options_is_refused(text: str) -> None:
 )
 def test_code_in_an_option_is_refused_and_not_run(tmp_path: Path, code: str) -> None:
     with pytest.raises(UsageError):
-        parse_solver(f"f(x={code.format(str(tmp_path / 'made'))})")
+        parse("solver", f"f(x={code.format(str(tmp_path / 'made'))})")
     assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("text", ["f(x=1)(y=2)", "f(x=1, x=2)"])
 def test_no_option_is_dropped_silently(text: str) -> None:
     with pytest.raises(UsageError):
-        parse_solver(text)
+        parse("solver", text)
 
 
 WORD = st.text("abz_:.9", min_size=1, max_size=6)

@@ -8,7 +8,7 @@ import pytest
 import solvers
 from bench.checkpoints import load
 from bench.errors import UsageError
-from bench.spec import Sweep, read_sweep
+from bench.spec import Latency, Sweep, read_sweep
 
 
 def refusal(path: Path | None, **overrides: Any) -> str:
@@ -30,8 +30,8 @@ def test_the_default_sweep_is_the_documented_one() -> None:
     assert len(sweep.solvers) >= 12
     assert set(sweep.solvers) <= set(solvers.names())
     assert sweep.nfe == (5, 6, 8, 10, 12, 15, 20)
-    assert (sweep.samples, sweep.seed, sweep.guidance, sweep.dtype) == (2000, 0, 1.0, "float32")
-    assert (sweep.metrics, sweep.latency) == (None, True)
+    assert (sweep.samples, sweep.seed, sweep.guidance, sweep.dtype) == (2000, (0,), 1.0, "float32")
+    assert (sweep.metrics, sweep.latency) == (None, Latency())
 
 
 def test_a_file_is_read_and_overrides_win(tmp_path: Path) -> None:
@@ -48,7 +48,12 @@ def test_a_definition_leaves_nothing_to_defaults() -> None:
     assert definition.keys() == {*Sweep.model_fields, "digest"}
     assert definition["metrics"] == list(gmm.metrics)
     assert definition["digest"] == gmm.digest
-    assert [key for key, value in definition.items() if value is None] == ["guidance_interval", "classes"]  # all
+    assert [key for key, value in definition.items() if value is None] == [
+        "guidance_interval",
+        "classes",
+        "inception_weights",
+        "quality",
+    ]  # all, none, the usual places, no window
 
 
 def test_an_unknown_key_is_named_with_its_line_and_the_nearest(tmp_path: Path) -> None:

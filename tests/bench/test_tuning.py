@@ -238,7 +238,7 @@ def test_a_damaged_file_is_one_clear_line(tmp_path: Path, damage: Callable[[str]
         (["dc_solver", "--guidance", "one"], "'one' is not numbers"),
         (["dc_solver", "--classes", "12"], "12 is no class of digits"),
         (["dc_solver", "--metric", "trajectory"], "--metric trajectory"),
-        (["dc_solver", "--metric", "fid"], "unknown metric 'fid'"),
+        (["dc_solver", "--metric", "frechet_digit"], "unknown metric 'frechet_digit'"),
         (["dc_solver", "--dtype", "float8"], "--dtype float8"),
         (["dc_solver", "--seed", "-1"], "--seed -1"),
         (["dc_solver", "--checkpoint", "digit"], "did you mean 'digits'"),

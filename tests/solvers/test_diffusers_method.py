@@ -13,7 +13,7 @@ from torch import Tensor
 
 import solvers
 from bench.checkpoints.gmm import OnSchedule
-from bench.spec import parse_solver
+from bench.words import parse
 from solvers.model import Prediction
 from solvers.plan import Combine, Evaluate
 from tests.golden import Case, cases, mixture
@@ -257,8 +257,8 @@ def test_a_scheduler_that_diffusers_lacks() -> None:
 
 
 def test_the_command_line_names_schedulers() -> None:
-    name, options = parse_solver(
-        "diffusers:DPMSolverMultistepScheduler(algorithm_type='sde-dpmsolver++', solver_order=2)"
+    name, options = parse(
+        "solver", "diffusers:DPMSolverMultistepScheduler(algorithm_type='sde-dpmsolver++', solver_order=2)"
     )
     plan = solvers.plan(name, VP, 6, **options)
     assert (plan.method, plan.order, plan.draws) == ("diffusers:DPMSolverMultistepScheduler", 2, 5)

@@ -1,0 +1,37 @@
+"""Samples as PNG files, for other tools: the very bytes that metrics see."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from bench.checkpoints import Checkpoint
+from bench.errors import UsageError
+from bench.files import nearest_folder
+from bench.metrics import Chunk
+from bench.spec import Cell
+
+
+def exporter(folder: Path, checkpoint: Checkpoint) -> Callable[[Cell, Chunk], None]:
+    """Writes each chunk of a cell to <folder>/<solver>-nfe<N>-seed<S>-<key>/<sample>.png.
+
+    Raises UsageError when the checkpoint makes no images or there is a file in the folder's place.
+    """
+    if checkpoint.kind != "image":
+        raise UsageError(f"--png {folder}: {checkpoint.name} makes no images")
+    nearest_folder(folder)
+
+    def export(cell: Cell, chunk: Chunk) -> None:
+        assert chunk.images is not None
+        name = f"{file_name(cell.solver)}-nfe{cell.nfe or 'adaptive'}-seed{cell.seed}-{cell.key[:8]}"
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(chunk.images, chunk.start):
+            picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+            picture.save(folder / name / f"{i:06}.png")
+
+    return export
+
+
+def file_name(solver: str) -> str:
+    """A solver as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "_-" else "-" for c in solver).strip("-")

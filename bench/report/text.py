@@ -1,0 +1,32 @@
+"""Numbers and tables as Markdown."""
+
+import pandas as pd
+
+
+def brief(calls: float) -> str:
+    """4,450 as 4.45k."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if calls >= size:
+            return f"{calls / size:.3g}{letter}"
+    return f"{calls:g}"
+
+
+def significant(value: float) -> str:
+    """Three significant digits, plain notation."""
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def grid(rows: pd.DataFrame, text: pd.Series) -> str:
+    """A table of `text`, solvers down, budgets across."""
+    wide = rows.assign(text=text).pivot(index="solver", columns="nfe", values="text").fillna("—")
+    head = ["solver", *(f"{nfe:g}" for nfe in wide.columns)]
+    lines = [
+        head,
+        ["---"] * len(head),
+        *([name, *values] for name, values in zip(wide.index, wide.values, strict=True)),
+    ]
+    return markdown(lines)
+
+
+def markdown(lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

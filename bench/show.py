@@ -61,7 +61,8 @@ def print_plan(job: Job) -> None:
     table = Table("solver", "order", "grid from", "to", "NFE · calls spent on tuning (* = done already)")
     for name in dict.fromkeys(cell.solver for cell in job.cells):
         cells = [cell for cell in job.cells if cell.solver == name]
-        budgets = " ".join(_budget(c) + "*" * (c.key not in pending) for c in cells)
+        at = {_budget(c): [other.key for other in cells if other.nfe == c.nfe] for c in cells}  # a key a seed
+        budgets = " ".join(budget + "*" * pending.isdisjoint(keys) for budget, keys in at.items())
         times = cells[-1].plan.times
         table.add_row(name, str(cells[0].plan.order), f"{times[0]:g}", f"{times[-1]:g}", budgets)
     console = Console()

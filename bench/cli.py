@@ -122,30 +122,10 @@ def sweep(
     from bench.forkserver import start_server
 
     start_server()  # first, so that its imports run beside ours
-    from rich.console import Console
-
-    from bench.pngs import exporter
-    from bench.report import write_report
-    from bench.show import measuring_progress, progress
+    from bench.progress import run_job
 
     job = _job(file, checkpoint, solvers, nfe, samples, seed, metrics, reference, inception_weights, device, out)
-    watchers = [exporter(png, job.checkpoint)] if png else []
-    job.open()
-    console, pending = Console(stderr=True), job.pending
-    for line in job.skipped:
-        console.print(f"skipped: {line}", highlight=False)
-    for line in job.warnings:
-        console.print(f"warning: {line}", style="yellow", markup=False, highlight=False)
-    console.print(f"{len(pending)} cells to run, {len(job.cells) - len(pending)} done, in {job.store.folder}")
-    with progress(console, pending) as on_chunk:
-        failures = job.run(shlex.join(["fewstep", *sys.argv[1:]]), on_chunk, *watchers)
-    with measuring_progress(console) as on_step:
-        failures += job.measure(on_step)
-    for failure in failures:
-        console.print(f"failed: {failure.label}: {failure.cause}", style="red", markup=False, highlight=False)
-    if any(True for _ in job.store.records()):
-        console.print(f"wrote {write_report(job.store)}", highlight=False)
-    if failures:
+    if not run_job(job, shlex.join(["fewstep", *sys.argv[1:]]), png):
         raise typer.Exit(1)
 
 
@@ -227,7 +207,7 @@ def train(
 
     from bench.checkpoints.training import RECIPES, run_recipe
     from bench.errors import UsageError
-    from bench.show import training_progress
+    from bench.progress import training_progress
     from solvers import did_you_mean
 
     if name not in RECIPES:
@@ -325,7 +305,7 @@ def score(
     context = context_of(images, found.shape, split_list(reference or ""), weights, on)
     ready = metrics_of(split_list(metrics or ""), found, context)
     for line in (line for metric in ready for line in metric.warnings(len(found))):
-        Console(stderr=True).print(f"warning: {line}", style="yellow", markup=False, highlight=False)
+        Console(stderr=True).print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     values = numbers(ready, found)
     print_values(values)
     if out:

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import lzma
 import os
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +18,11 @@ from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
 from bench.errors import UsageError
+
+BROKEN = (  # what numpy raises for files that it cannot read
+    OSError, ValueError, EOFError, TypeError, RuntimeError, MemoryError, tokenize.TokenError, zipfile.BadZipFile,
+    zlib.error, lzma.LZMAError,
+)  # fmt: skip
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -84,7 +91,7 @@ def cached_array(name: str, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
     path = cache_folder() / f"{name}.npy"
     try:
         kept: NDArray[Any] = np.load(path)
-    except (OSError, ValueError, EOFError):
+    except BROKEN:
         kept = make()
         with suppress(OSError):  # a disk that is full or not ours costs the next run time, and this one nothing
             write_atomically(path, lambda file: np.save(file, kept))
@@ -99,5 +106,10 @@ def open_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
             yield arrays
     except UsageError:
         raise
-    except (OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"{path} cannot be read as npz: {error}") from error
+    except BROKEN as error:
+        raise UsageError(f"{path} cannot be read as npz: {unpickled(error)}") from error
+
+
+def unpickled(error: Exception) -> str:
+    """Why an array cannot be read; numpy's own words for what is no array advise to unpickle it."""
+    return "it holds no plain arrays, and nothing is unpickled" if "pickle" in str(error) else str(error)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.errors import UsageError
-from bench.files import cached_array, open_npz, sha256
+from bench.files import BROKEN, cached_array, open_npz, sha256, unpickled
 from bench.words import parse
 from solvers import Option, did_you_mean
 
@@ -35,6 +35,7 @@ Shape = tuple[int, int, int]
 SUFFIXES = frozenset(f".{s}" for s in ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm"))
 GREY = frozenset(("1", "L", "LA"))  # Pillow's modes without colour
 DEEP = ("I", "F")  # what its modes of more than 8 bits a channel begin with
+HASHED = 1000  # images at a time
 ACCEPTED = "a folder of images, a parquet file, or an npz or npy file of uint8"
 
 
@@ -62,7 +63,10 @@ class ArrayImages(Images):
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
-        return sha256(self.images.tobytes())
+        found = hashlib.sha256()
+        for batch in self.batches(HASHED):  # a copy of all may not fit
+            found.update(batch.tobytes())
+        return found.hexdigest()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -271,8 +275,8 @@ def _arrays(text: str, path: Path, name: str) -> ArrayImages:
     if path.suffix == ".npy":
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UsageError(f"{path} cannot be read as npy: {error}") from error
+        except BROKEN as error:
+            raise UsageError(f"{path} cannot be read as npy: {unpickled(error)}") from error
     else:
         with open_npz(path) as arrays:
             held = list(arrays)

@@ -40,8 +40,8 @@ class ParquetImages(Decoded):
         self.filter = _rows(path, schema, where or {})
         with _reading(path):
             self.count = self.table.count_rows(filter=self.filter)
-        if not self.count:
-            raise UsageError(f"{name or path}: no row has {', '.join(f'{k}={v}' for k, v in (where or {}).items())}")
+        if where and not self.count:
+            raise UsageError(f"{name or path}: no row has {', '.join(f'{k}={v}' for k, v in where.items())}")
         about = [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns, self.column, str(self.filter)]
         super().__init__(name or str(path), about)
 

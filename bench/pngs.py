@@ -1,5 +1,6 @@
 """Samples as PNG files, for other tools: the very bytes that metrics see."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from bench.spec import Cell
 def exporter(folder: Path, checkpoint: Checkpoint) -> Callable[[Cell, Chunk], None]:
     """Writes each chunk of a cell to <folder>/<solver>-nfe<N>-seed<S>-<key>/<sample>.png.
 
-    Raises UsageError when the checkpoint makes no images or there is a file in the folder's place.
+    Raises UsageError when the checkpoint makes no images, or the folder is a file or not to be written to.
     """
     if checkpoint.kind != "image":
         raise UsageError(f"--png {folder}: {checkpoint.name} makes no images")
-    nearest_folder(folder)
+    if not os.access(nearest_folder(folder), os.W_OK):
+        raise UsageError(f"--png {folder} is not writable")
 
     def export(cell: Cell, chunk: Chunk) -> None:
         assert chunk.images is not None

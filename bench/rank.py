@@ -17,7 +17,7 @@ import pandas as pd
 from bench.errors import UsageError
 from bench.report.leaderboard import BETTER
 from bench.report.scores import Score, scores, seeds_of
-from bench.report.text import significant
+from bench.report.text import counted, rounded, with_error
 from bench.report.titles import metrics_of
 from bench.stats import LEVEL, POWER, difference, holm, samples_to_separate
 from bench.store import Store
@@ -38,10 +38,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Ranking:
-    """One metric's budgets, and the solvers without one, which cannot be compared at equal calls."""
+    """One metric's budgets at so many samples a seed, and the solvers without a budget, which cannot be compared."""
 
     metric: str
     better: str
+    samples: int
     budgets: tuple[Budget, ...]
     adaptive: tuple[str, ...]
 
@@ -66,7 +67,7 @@ def rank(store: Store, metric: str | None = None, nfe: Sequence[int] = ()) -> Ra
         p = {(a.solver, b.solver): q for (at, a, b), q in zip(pairs, adjusted, strict=True) if at == budget}
         budgets.append(Budget(budget, tuple(of_budget), letters([s.solver for s in of_budget], p), p))
     adaptive = tuple(score.solver for score in found if score.nfe is None)
-    return Ranking(name, found[0].better, tuple(budgets), adaptive)
+    return Ranking(name, found[0].better, store.definition()["samples"], tuple(budgets), adaptive)
 
 
 def _chosen(store: Store, metric: str | None) -> tuple[str, list[Score]]:
@@ -118,14 +119,15 @@ def describe(ranking: Ranking) -> list[str]:
     pairs = sum(len(budget.p) for budget in ranking.budgets)
     lines = [
         f"{ranking.metric}, {BETTER[ranking.better]}; n = {first.estimate.n:,}, {seeds_of(first)}",
-        f"Who shares a letter is not told apart: {pairs} pairs, paired by noise, at {LEVEL:.0%} over all (Holm).",
+        f"Who shares a letter is not told apart: {counted(pairs, 'pair')}, paired by noise, at {LEVEL:.0%} over all "
+        "(Holm).",
     ]
     width = max(len(score.solver) for budget in ranking.budgets for score in budget.scores)
     for budget in ranking.budgets:
         lines += ["", f"{budget.nfe} calls"]
         columns = max(len(text) for text in budget.letters.values())
         for score in budget.scores:
-            number = f"{significant(score.estimate.value)} ± {score.estimate.se:.1g}"
+            number = with_error(score.estimate.value, score.estimate.se)
             lines.append(f"  {budget.letters[score.solver]:{columns}}  {score.solver:{width}}  {number}")
     if ranking.adaptive:
         lines += ["", f"Left out, as they choose their own calls: {', '.join(ranking.adaptive)}"]
@@ -150,6 +152,9 @@ def separate(ranking: Ranking, text: Sequence[str]) -> list[str]:
             lines.append(f"  {budget.nfe} calls: {_separation(*pair)}")
     if len(lines) == 1:
         raise UsageError(f"--separate {','.join(text)}: the two share no budget")
+    n = ranking.budgets[0].scores[0].estimate.n
+    if n < ranking.samples - 1:  # pairs may leave one out
+        lines.append(f"{ranking.metric} looks at {n:,} samples of a seed, however many there are: take more seeds.")
     if any(score.at_infinity for budget in ranking.budgets for score in budget.scores):
         lines.append(
             "Part of the difference may be bias, which falls as 1/n and not alike for both: see that extrapolated to "
@@ -161,10 +166,10 @@ def separate(ranking: Ranking, text: Sequence[str]) -> list[str]:
 def _separation(a: Score, b: Score) -> str:
     """What two scores differ by, and the samples (of one seed) at which that shows."""
     d, n = difference(a.estimate, b.estimate), a.estimate.n
-    about = f"{d.value:+.3g} ± {d.se:.1g}"
+    about = f"{d.value:+.3g} ± {rounded(d.se)}"
     if a.at_infinity and b.at_infinity:
         limit = difference(a.at_infinity, b.at_infinity)
-        about += f" (extrapolated {limit.value:+.3g} ± {limit.se:.1g})"
+        about += f" (extrapolated {limit.value:+.3g} ± {rounded(limit.se)})"
     if not d.paired:
         about += ", not paired"
     if d.p < LEVEL:

@@ -115,6 +115,8 @@ def _tagged(order: Order, source: dict[str, Statistics], context: Context, name:
         s, network = source[layer], extractor(context, layer)
         if len(s.mean) != network.width(layer):
             raise UsageError(f"{order.source} has {len(s.mean)} features, and {layer} has {network.width(layer)}")
+        if s.features is not None and len(s.features) != (s.tags.n if s.tags else order.samples):
+            raise UsageError(f"{order.source} holds features of {len(s.features)} images, not of {order.samples}")
         about = {"layer": layer, "family": network.family, "n": order.samples, "shape": order.shape}
         old = s.tags.model_dump() if s.tags else about
         found[layer] = replace(s, tags=Tags.model_validate(old | {"name": name}))

@@ -1,7 +1,8 @@
 """From a sweep's definition to a job: everything checked before anything is written, and an estimate of its time."""
 
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +16,8 @@ from bench.environment import environment
 from bench.errors import UsageError
 from bench.executors.local import Failure, execute, measure
 from bench.measure.session import Measuring
-from bench.metrics import Chunk, Context, Metric, make_metric
-from bench.metrics.reference import open_source
+from bench.metrics import Chunk, Context, Metric, make_metric, numbers_of
+from bench.metrics.reference import source_of
 from bench.spec import Cell, Sweep, Window, cells
 from bench.store import Store
 from solvers import did_you_mean
@@ -118,11 +119,15 @@ def prepare(sweep: Sweep, out: Path, device: str) -> Job:
         seed: {text: make_metric(text, replace(context, seed=seed)) for text in sweep.metrics_on(checkpoint)}
         for seed in sweep.seed
     }
+    if sweep.latency and (sweep.latency.threads or 0) > (cores := os.cpu_count() or 1):
+        raise UsageError(
+            f"latency: threads = {sweep.latency.threads}: this machine has {cores} cores; give as many or fewer"
+        )
     for text in sweep.reference:
-        open_source(text)  # one that no metric asks for must not be a typing error
+        source_of(context, text)  # one that no metric asks for must not be a typing error
     for metric in metrics[sweep.seed[0]].values():
         metric.check(sweep.samples)
-    _check_window(sweep.quality, metrics[sweep.seed[0]].values())
+    _check_window(sweep.quality, numbers_of(metrics[sweep.seed[0]].values()))
     against = tuple(f"{text}: {metric.identity}" for text, metric in metrics[sweep.seed[0]].items())
     found, skipped = cells(sweep, checkpoint, against)
     job = Job(sweep, checkpoint, store, on, metrics, found, skipped)
@@ -140,9 +145,8 @@ def _seconds_a_call(sampler: Sampler, count: int, t: float) -> float:
     return min(times)
 
 
-def _check_window(window: Window | None, metrics: Iterable[Metric]) -> None:
+def _check_window(window: Window | None, numbers: Sequence[str]) -> None:
     """Raises UnknownNameError for a window on a number that the sweep does not compute."""
-    numbers = [name for metric in metrics for name in metric.numbers]
     if window and window.metric not in numbers:
         raise did_you_mean("metric of the quality window", window.metric, numbers)
 

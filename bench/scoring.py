@@ -13,11 +13,11 @@ from bench.environment import environment
 from bench.errors import UsageError
 from bench.files import cache_folder, write_new
 from bench.images import Images
-from bench.metrics import Context, Metric, Value, make_metric
+from bench.metrics import Context, Metric, Value, make_metric, numbers_of
 from bench.metrics.features import Images as OfBytes
 from bench.metrics.reference import OfImages
 
-SEED = 0  # of what metrics draw themselves: projections, subsets
+SEED = 0  # of the trajectories that images do not have
 
 
 def context_of(
@@ -30,11 +30,14 @@ def context_of(
 
 def metrics_of(texts: Sequence[str], images: Images, context: Context) -> list[Metric]:
     """These metrics, ready for the images; raises UsageError for what means nothing for images alone."""
+    if not texts:
+        raise UsageError("--metrics names none: give one or more, as `fewstep ls metrics` lists them")
     metrics = [make_metric(text, context) for text in texts]
     for text, metric in zip(texts, metrics, strict=True):
         if metric.of_ode or not isinstance(metric.extractor, OfBytes):
             raise UsageError(f"metric {text!r} is about a sampler's states, which images do not tell")
         metric.check(len(images))
+    numbers_of(metrics)
     return metrics
 
 

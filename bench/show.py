@@ -1,18 +1,17 @@
-"""What the command line prints: progress, plans, states, lists."""
+"""What the command line prints: plans, states, lists."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 import solvers
 from bench.checkpoints import CHECKPOINTS
 from bench.checkpoints.bundle import BUNDLED, read_card
-from bench.metrics import METRICS, Chunk, Metric, Value, options_of
+from bench.metrics import METRICS, Metric, Value, options_of
 from bench.metrics.features import FEATURES, OF_SHAPE
 from bench.metrics.statistics import Statistics
 from bench.report.text import brief
@@ -22,37 +21,6 @@ from bench.store import Store
 from bench.tuning import Done, Refused
 from solvers import did_you_mean
 from solvers.tracer import COMMON
-
-
-@contextmanager
-def progress(console: Console, pending: list[Cell]) -> Iterator[Callable[[Cell, Chunk], None]]:
-    """A bar over the whole sweep, in network calls, with the time left; gives on_chunk(cell, chunk)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("sweep", total=sum(cell.expected_nfe * cell.samples for cell in pending))
-
-        def on_chunk(cell: Cell, chunk: Chunk) -> None:
-            bar.update(task, advance=cell.expected_nfe * len(chunk), description=cell.label)
-
-        yield on_chunk
-
-
-@contextmanager
-def measuring_progress(console: Console) -> Iterator[Callable[[str], None]]:
-    """What a measuring session is at; gives on_step(text)."""
-    columns = (TextColumn("measuring: {task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as line:
-        task = line.add_task("", visible=False)
-        yield lambda text: line.update(task, description=text, visible=True)
-
-
-@contextmanager
-def training_progress(console: Console, name: str, steps: int) -> Iterator[Callable[[int, float], None]]:
-    """A bar over the steps of a training run with the loss; gives on_step(step, loss)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(name, total=steps)
-        yield lambda step, loss: bar.update(task, completed=step + 1, description=f"{name} loss {loss:.3f}")
 
 
 def print_plan(job: Job) -> None:
@@ -68,12 +36,13 @@ def print_plan(job: Job) -> None:
     console = Console()
     console.print(table)
     for line in job.skipped:
-        console.print(f"skipped: {line}", highlight=False)
+        console.print(f"skipped: {line}", highlight=False, soft_wrap=True)
     seconds = timedelta(seconds=round(job.estimate()))
     console.print(
         f"{len(pending)} cells to run on {job.device}, {job.calls():,} network calls; {len(job.unmeasured)} cells to "
         f"measure; about {seconds}; {len(job.cells) - len(pending)} done; results in {job.store.folder}",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -95,13 +64,17 @@ def print_learned(outcome: Done | Refused) -> None:
 
 
 def print_values(values: Sequence[Value]) -> None:
-    """One row a number, with all it takes to compare it."""
-    wide = [Column(name, overflow="fold") for name in ("metric", "family", "reference")]
-    table = Table(wide[0], "value", "se", "n", wide[1], wide[2], "of n")
-    for v in values:
-        of = (str(v.reference.get("data", "")), str(v.reference.get("n", "")))
-        table.add_row(v.metric, f"{v.value:.6g}", f"{v.se:.2g}", str(v.n), v.family, *of)
-    Console().print(table)
+    """Numbers with their errors, under what they compare within: the features' family and the reference."""
+    width = max(len(v.metric) for v in values)
+    for about, numbers in groupby(values, _comparable):
+        print(about)
+        for v in numbers:
+            print(f"  {v.metric:{width}}  {v.value:.6g} ± {v.se:.2g}, n = {v.n:,}")
+
+
+def _comparable(v: Value) -> str:
+    data, n = v.reference["data"], v.reference.get("n")
+    return v.family + ("" if data == "none" else f", against {data}") + (f", n = {n:,}" if n else "")
 
 
 def print_statistics(made: Mapping[Path, Sequence[Statistics]]) -> None:

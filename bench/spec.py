@@ -34,12 +34,19 @@ SOLVERS = (  # of the default sweep: the families' usual choices at few calls
     "dpmpp_3m", "unipc", "dpmpp_2m_sde",
 )  # fmt: skip
 TIMES = ("t_start", "t_end")
+SUCH_AS = {"latency": "{rounds: 9}, or true or false", "quality": "{metric: fid, low: 2.0, high: 2.2}"}
 
 
 def _rising(interval: tuple[float, float]) -> tuple[float, float]:
     if not interval[0] < interval[1]:
         raise ValueError("the interval's first noise level must lie below its second")
     return interval
+
+
+def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("one seed twice gives the same samples twice; give each once")
+    return seeds
 
 
 def _listed(value: object) -> object:
@@ -67,7 +74,7 @@ class Latency(BaseModel):
 
     rounds: Annotated[StrictInt, Field(ge=5)] = 5
     threads: Annotated[StrictInt, Field(ge=1)] | None = None
-    max_batch: Annotated[StrictInt, Field(ge=1)] = 256
+    max_batch: Annotated[StrictInt, Field(ge=1)] = 4096
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.25
 
 
@@ -96,7 +103,7 @@ class Sweep(BaseModel):
     solvers: tuple[str, ...] = Field(SOLVERS, min_length=1)
     nfe: tuple[Annotated[StrictInt, Field(ge=1, le=10_000)], ...] = Field((5, 6, 8, 10, 12, 15, 20), min_length=1)
     samples: Annotated[StrictInt, Field(ge=2)] = 2000
-    seed: Annotated[tuple[Seed, ...], BeforeValidator(_listed), Field(min_length=1)] = (0,)
+    seed: Annotated[tuple[Seed, ...], BeforeValidator(_listed), AfterValidator(_different), Field(min_length=1)] = (0,)
     guidance: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     guidance_interval: Annotated[tuple[Level, Level], AfterValidator(_rising)] | None = None
     cfg_plus_plus: bool = False
@@ -140,7 +147,18 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
             known = {"latency": Latency, "quality": Window}[key] if inner else Sweep
             unknown = solvers.did_you_mean("key", (inner or [key])[0], list(known.model_fields))
             raise UsageError(where + f"{key}: " * bool(inner) + str(unknown)) from None
-        raise UsageError(f"{where}{'.'.join([key, *inner])} = {first['input']!r}: {first['msg']}") from None
+        raise UsageError(where + _refusal(".".join([key, *inner]), first)) from None
+
+
+def _refusal(key: str, error: Mapping[str, Any]) -> str:
+    """What is wrong with a key's value, in pydantic's words where they serve."""
+    if error["type"] == "missing":
+        return f"{key} is missing: {error['input']!r}"
+    if error["type"] == "model_type":
+        return f"{key} = {error['input']!r}: give a mapping such as {SUCH_AS[key]}"
+    if error["type"] == "too_short":
+        return f"{key} = {error['input']!r}: give one or more"
+    return f"{key} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -262,7 +280,7 @@ def cells(sweep: Sweep, checkpoint: Checkpoint, against: tuple[str, ...] = ()) -
         skipped += unspendable
         for plan in plans:
             _check(text, plan, sweep, metrics)
-            for seed in dict.fromkeys(sweep.seed):
+            for seed in sweep.seed:
                 cell = Cell(
                     checkpoint.name, checkpoint.digest, text, plan, sweep.samples, seed, sweep.guide, sweep.dtype,
                     metrics, sweep.classes, against,

@@ -1,6 +1,7 @@
 """Metrics by name."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 from bench.errors import UsageError
@@ -46,6 +47,7 @@ def find_metric(text: str) -> tuple[type[Metric], dict[str, Any]]:
     name, given = parse("metric", text)
     kind: type[Metric] = METRICS.get(name)
     known = options_of(kind)
+    given = {k: float(v) if type(v) is int and type(known.get(k)) is float else v for k, v in given.items()}
     for option, value in given.items():
         if option not in known:
             raise UsageError(f"metric {text!r}: {did_you_mean('option', option, list(known) or ['none'])}")
@@ -64,7 +66,15 @@ def make_metric(text: str, context: Context) -> Metric:
     return metric
 
 
+def numbers_of(metrics: Iterable[Metric]) -> list[str]:
+    """The names of the numbers that metrics may give together; raises UsageError for one that two would give."""
+    names = [name for metric in metrics for name in metric.numbers]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"metrics: two of them give {twice[0]!r}: name each once, options at their defaults too")
+    return names
+
+
 __all__ = [
     "METRICS", "Chunk", "Context", "Extractor", "Features", "Metric", "Value", "find_metric", "make_metric",
-    "options_of",
+    "numbers_of", "options_of",
 ]  # fmt: skip

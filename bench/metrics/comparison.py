@@ -1,5 +1,6 @@
 """What metrics share that compare samples' features with those of the reference."""
 
+import math
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -39,8 +40,8 @@ class Comparison(Metric):
 
 
 def require(metric: str, option: str, value: float, least: float) -> None:
-    """Raises UsageError for an option that is too small."""
-    if not value >= least:
+    """Raises UsageError for an option that is too small, or not finite."""
+    if not least <= value < math.inf:
         raise UsageError(f"metric {metric!r}: {option}={value:g}: give {least:g} or more")
 
 

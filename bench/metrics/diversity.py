@@ -8,6 +8,8 @@ from bench.checkpoints.base import quantise
 from bench.errors import UsageError
 from bench.metrics.base import Context, Features, Metric, Value
 from bench.metrics.comparison import Comparison, require
+from bench.metrics.features import FIRST_IMAGES
+from bench.metrics.gaussian import CHUNK
 from bench.metrics.weights import digest_of, hub, in_short, read_state
 
 LPIPS_FILES = {  # which torch-fidelity and torchvision read from torch hub's folder
@@ -26,10 +28,10 @@ class Diversity(Comparison):
         real = float(np.trace(self.reference.gaussian.covariance))
         if real == 0:
             raise UsageError("diversity: the features of the reference are all equal, so nothing can be compared")
-        x = features.astype(np.float64)
-        squared = ((x - x.mean(0)) ** 2).sum(1)
-        value = float(squared.sum() / (len(x) - 1)) / real
-        return [self.value(value, len(x), self.reference.source, influence=squared / real)]
+        n, mean = len(features), features.mean(0, dtype=np.float64)
+        squared = np.concatenate([((features[i : i + CHUNK] - mean) ** 2).sum(1) for i in range(0, n, CHUNK)])
+        value = float(squared.sum() / (n - 1)) / real
+        return [self.value(value, n, self.reference.source, influence=squared / real)]
 
 
 class LPIPSDiversity(Metric):
@@ -44,7 +46,9 @@ class LPIPSDiversity(Metric):
     def __init__(self, context: Context, pairs: int = 1000, side: int = 64) -> None:
         require(self.name, "pairs", pairs, 2)
         require(self.name, "side", side, 16)
-        super().__init__(context, "pixels")
+        if pairs > FIRST_IMAGES // 2:
+            raise UsageError(f"metric 'lpips': pairs={pairs}: give {FIRST_IMAGES // 2} or fewer")
+        super().__init__(context, "first_pixels")
         self.pairs = pairs
         self.network, digests = context.shared((LPIPSDiversity, side), lambda: lpips(side, context.device))
         self.settings = f"lpips vgg16 {digests} at {side}x{side}"
@@ -73,7 +77,8 @@ class LPIPSDiversity(Metric):
 
     def _distances(self, pairs: Tensor) -> Tensor:
         """LPIPS of each of some pairs of bytes, (n, 2, 3, H, W)."""
-        distances: Tensor = self.network(*pairs.to(self.context.device).unbind(1))
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # a GPU would round factors to 10 bits
+            distances: Tensor = self.network(*pairs.to(self.context.device).unbind(1))
         return distances.flatten()
 
 

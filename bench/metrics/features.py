@@ -17,6 +17,7 @@ FEATURES = Registry(
         "digits": "bench.metrics.digits_features:Digits",
         "digits_logits": "bench.metrics.digits_features:Digits",
         "pixels": "bench.metrics.features:Pixels",
+        "first_pixels": "bench.metrics.features:FirstPixels",
         "states": "bench.metrics.features:States",
         "first_states": "bench.metrics.features:FirstStates",
         "inception": "bench.metrics.inception:Inception",
@@ -30,6 +31,7 @@ FEATURES = Registry(
 )
 OF_SHAPE = {"digits": (1, 8, 8)}  # shapes of samples that features of their own are shipped for
 FIRST = 128  # samples that are enough for errors taken sample by sample
+FIRST_IMAGES = 2000  # that distances between pairs of images look at; those of all may not fit into memory
 
 
 def extractor(context: Context, layer: str) -> Extractor:
@@ -69,6 +71,17 @@ class Pixels(Images):
 
     def width(self, layer: str) -> int:
         return math.prod(self.context.checkpoint.shape)
+
+
+class FirstPixels(Pixels):
+    """Pixels of the first samples, as many as distances between pairs of them need."""
+
+    layers = ("first_pixels",)
+
+    def extract(self, chunk: Chunk) -> Mapping[str, Features]:
+        assert chunk.images is not None
+        first = chunk.images[: max(0, FIRST_IMAGES - chunk.start)]
+        return {"first_pixels": super().extract(Chunk(chunk.start, None, first))["pixels"]}
 
 
 class States(Extractor):

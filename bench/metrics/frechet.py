@@ -4,9 +4,12 @@ import math
 from dataclasses import replace
 from typing import ClassVar
 
+from bench.errors import UsageError
 from bench.metrics.base import Context, Features, Value
 from bench.metrics.comparison import Comparison
 from bench.metrics.gaussian import Gaussian, frechet, richardson
+
+WIDEST = 16_384  # features: a covariance of 2 GiB
 
 
 class Frechet(Comparison):
@@ -17,6 +20,10 @@ class Frechet(Comparison):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, self.layer)
+        if (d := self.extractor.width(self.layer)) > WIDEST:
+            raise UsageError(
+                f"metric {self.name!r}: {d} features need {d * d >> 27:,} GiB a covariance; {WIDEST} may do"
+            )
 
     def evaluate(self, features: Features, plan_times: tuple[float, ...]) -> list[Value]:
         to: Gaussian = self.reference.gaussian

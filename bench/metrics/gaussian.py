@@ -103,7 +103,7 @@ def frechet(features: Features, reference: Gaussian, device: torch.device = CPU)
     m = Moments.of(features, device)
     e, Q = _eigh(m, reference, device, vectors=True)
     value = _distance(m.mean, np.trace(m.covariance), e, reference)
-    inverse = np.where(e > e[-1] * 1e-12, e.clip(e[-1] * 1e-12) ** -0.25, 0)  # pseudo-inverse: flat directions
+    inverse = np.power(e, -0.25, out=np.zeros_like(e), where=e > e[-1] * 1e-12)  # pseudo-inverse: flat directions
     W = _on(device, reference.factor) @ _on(device, Q * inverse)  # T = W W^T
     influences = []
     for i in range(0, n, CHUNK):

@@ -84,7 +84,7 @@ def subset_sums(x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 def among(x: Tensor, rows: Tensor) -> Tensor:
     """For each of a subset's rows of x, the mean of the kernel over the others of its subset: (subsets, size)."""
-    itself = ((x**2).sum(1) / x.shape[1] + 1) ** 3
+    itself = (torch.linalg.vector_norm(x, dim=1) ** 2 / x.shape[1] + 1) ** 3
     return (subset_sums(x, x, rows, rows) - itself[rows.to(x.device)]) / (rows.shape[1] - 1)
 
 

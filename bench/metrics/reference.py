@@ -5,6 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import numpy as np
 from bench.checkpoints.base import Checkpoint
 from bench.errors import UsageError
 from bench.files import cache_folder, cached_array, sha256
-from bench.images import ArrayImages, Images, check_n, images_at, parse_source
+from bench.images import ACCEPTED, ArrayImages, Images, check_n, images_at, parse_source
 from bench.metrics.base import Chunk, Context, Extractor, Features
 from bench.metrics.features import Images as OfBytes
 from bench.metrics.gaussian import Gaussian, Moments
@@ -21,7 +22,9 @@ from bench.metrics.statistics import Statistics, Tags, holds_statistics, read_st
 
 BATCH = 250  # images a pass through a feature network
 EXACT_DRAWS = 10_000  # of a known distribution, for distances between samples
-EXACT_SEED = 2**63 + 1  # of those draws: no sweep's seed, so that they are independent of every sample
+EXACT_SEED = 2**63 + 1  # of those draws: far from the seeds that people take
+FORMAT = 1  # of kept features: raise it when those of the same family come to mean others
+MAKERS = ("torch", "torch-fidelity", "clean-fid", "pillow")  # packages that features are taken through
 
 Need = Literal["gaussian", "features"]
 
@@ -58,7 +61,8 @@ class OfImages(Reference):
 
     @cached_property
     def features(self) -> Features:
-        about = f"{self.digest} {self.images.shape} {self.extractor.family} {self.layer}"
+        made = [FORMAT, *map(version, MAKERS)]
+        about = f"{self.digest} {self.images.shape} {self.extractor.family} {self.layer} {made}"
         return cached_array(f"features/{sha256(about.encode())[:32]}", lambda: self._layers()[self.layer])
 
     def _layers(self) -> dict[str, Features]:
@@ -144,6 +148,11 @@ def open_source(text: str) -> Source:
     kept = []
     if NAME.fullmatch(str(path)) and not os.path.exists(path):
         kept = sorted(named(str(path)).glob("*.npz"))
+        if not kept:
+            there = ", ".join(sorted(p.name for p in named("").glob("*"))) or "none"
+            raise UsageError(
+                f"{text}: there is no {path}, nor such a name; give {ACCEPTED}, or one of the kept: {there}"
+            )
     if not kept and ("images" in options or not holds_statistics(path)):
         return images_at(text, path, options)
     if unknown := options.keys() - {"n"}:
@@ -155,10 +164,16 @@ def open_source(text: str) -> Source:
     return found
 
 
+def source_of(context: Context, text: str) -> Source:
+    """What `open_source` finds, opened once for all metrics."""
+    found: Source = context.shared(("source", text), partial(open_source, text))
+    return found
+
+
 def _find(context: Context, extractor: Extractor, layer: str, need: Need) -> Reference:
     checkpoint, reasons = context.checkpoint, []
     for text in context.references:
-        source: Source = context.shared(("source", text), partial(open_source, text))
+        source = source_of(context, text)
         check_shape(text, source, checkpoint)
         try:
             return _serve(source, extractor, layer, need)

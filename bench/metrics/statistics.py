@@ -29,13 +29,6 @@ EDM2 = {"fid": "inception", "fd_dinov2": "dinov2"}  # its names of layers
 FORMATS = {"npz": ".npz", "pkl": ".pkl", "adm": ".npz"}
 ARRAYS = ("mu", "sigma", "feats", "tags")
 SYMMETRIC = 1e-5  # of the largest entry: covariances that were stored in single precision
-RECONSTRUCTION = {  # what a pickled array is made of, by the module's name of either numpy 1 or 2
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-}
 
 
 class Tags(BaseModel):
@@ -128,14 +121,49 @@ def _entry(s: Statistics) -> dict[str, Any]:
     return {"mu": s.mean, "sigma": s.covariance, "tags": s.tags.model_dump_json(), **features}
 
 
+class _Dtype:
+    """Stands for a pickled numpy.dtype."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.numpy = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.numpy = self.numpy.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for a pickled numpy.ndarray."""
+
+    array: Any = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, by_columns, data = state
+        self.array = _from_bytes(data, dtype, shape, "F" if by_columns else "C").array
+
+
+def _from_bytes(data: Any, dtype: _Dtype, shape: tuple[int, ...], order: Any = "C") -> _Array:
+    found = _Array()
+    found.array = np.frombuffer(data, dtype.numpy).reshape(shape, order=order).copy()
+    return found
+
+
+PARTS: dict[tuple[str, str], Any] = {  # of a pickled array; numpy's own would take bytes for pointers to objects
+    ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+    ("numpy._core.multiarray", "scalar"): lambda dtype, data: _from_bytes(data, dtype, ()),
+    ("numpy._core.numeric", "_frombuffer"): _from_bytes,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+}
+
+
 class _Arrays(pickle.Unpickler):
-    """Reads pickled arrays in plain containers, and imports nothing else."""
+    """Reads pickled arrays, as what stands for them, in plain containers, and imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core.", "numpy._core.")
-        if (module, name) not in RECONSTRUCTION:
+        module = module.replace("numpy.core.", "numpy._core.")  # as numpy 1 called it
+        if (module, name) not in PARTS:
             raise UsageError(f"it tries to import {module}.{name}, and arrays need nothing of the kind")
-        return super().find_class(module, name)
+        return PARTS[module, name]
 
 
 def _read_pickle(path: Path) -> dict[str, dict[str, Any]]:
@@ -146,7 +174,12 @@ def _read_pickle(path: Path) -> dict[str, dict[str, Any]]:
         raise UsageError(f"{path} cannot be read as statistics: {why}") from error
     if not isinstance(data, dict) or not data or not all(isinstance(held, dict) for held in data.values()):
         raise UsageError(f"{path} holds no statistics as EDM2 writes them: {{'fid': {{'mu': ..., 'sigma': ...}}}}")
-    return {EDM2.get(str(name), str(name)): held for name, held in data.items()}
+    return {EDM2.get(str(name), str(name)): _plain(held) for name, held in data.items()}
+
+
+def _plain(held: Mapping[str, Any]) -> dict[str, Any]:
+    """With arrays in place of what stands for them."""
+    return {name: value.array if isinstance(value, _Array) else value for name, value in held.items()}
 
 
 def _checked(label: str, held: Mapping[str, Any]) -> Statistics:
@@ -165,6 +198,8 @@ def _checked(label: str, held: Mapping[str, Any]) -> Statistics:
         raise UsageError(f"{label}: mu has {d} entries, sigma is {covariance.shape}: give (d,) and (d, d)")
     if abs(covariance - covariance.T).max() > SYMMETRIC * abs(covariance).max() or covariance.diagonal().min() < 0:
         raise UsageError(f"{label}: sigma is not symmetric with a diagonal of variances: it is no covariance")
+    if tags and features is not None and len(features) != tags.n:
+        raise UsageError(f"{label} holds features of {len(features)} images and says that they are {tags.n}")
     return Statistics(mean, covariance, tags, features)
 
 

@@ -1,7 +1,6 @@
 """Files of weights that others publish: where they may lie, which they are, and how they get here."""
 
 import hashlib
-import pickle
 import re
 import threading
 from contextlib import suppress
@@ -18,15 +17,16 @@ from torch import Tensor
 from bench.errors import UsageError
 
 PATIENCE = 4.0  # seconds to wait for a server before this machine counts as offline
-WITHOUT = "frechet_pixels, trajectory, sliced_wasserstein, and kid, mmd, energy or prdc with features=pixels"
+WITHOUT = "frechet_pixels, trajectory, and kid, mmd, energy, sliced_wasserstein, diversity or prdc with features=pixels"
 
 
 @dataclass(frozen=True)
 class WeightsFile:
     """A published file: its name and address, the SHA-256 of what lies there, and whose features it is for.
 
-    It is kept where torch hub keeps such files; `also` are further folders where packages put it.  `alone` says that
-    the sweep's `inception_weights` may name this very file, not only a folder with it.
+    It is kept where torch hub keeps such files; `also` are further folders where packages put it, and where anybody may
+    put another: there only the published file counts.  `alone` says that the sweep's `inception_weights` may name this
+    very file, not only a folder with it.
     """
 
     name: str
@@ -51,8 +51,10 @@ class WeightsFile:
             if self.alone:
                 return given
             given = None
-        folders = (*([given] if given else []), self.home, *self.also)
-        return next((folder / self.name for folder in folders if (folder / self.name).is_file()), None)
+        own = [folder / self.name for folder in (given, self.home) if folder]
+        others = (folder / self.name for folder in self.also)
+        found = [path for path in own if path.is_file()]
+        return next(iter(found), None) or next((p for p in others if p.is_file() and digest_of(p) == self.digest), None)
 
     def expect(self, layer: str) -> str:
         """The digest of what a download would bring; raises UsageError when this machine cannot get it."""
@@ -115,7 +117,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name; one that would import anything else is refused with a UsageError."""
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # what is no file of tensors fails in any way
         found = re.search(r"GLOBAL (\S+)", str(error))
         why = f"it asks to import {found[1]}" if found else "it is no file of tensors"
         raise UsageError(f"{path} is refused: {why}; give a file of tensors alone") from error

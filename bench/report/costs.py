@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bench.report.plots import STYLE, curves, figure_of, plain_ticks, save
-from bench.report.text import grid, significant
+from bench.report.text import counted, grid, rounded, significant
 from bench.report.titles import axis_label, metrics_of
 from bench.store import Record
 
@@ -74,7 +74,7 @@ def costs(table: pd.DataFrame, window: Mapping[str, Any] | None) -> list[str]:
     best = " or ".join(f"{batch:.0f}" for batch in sorted(cells["best_batch"].unique()))
     parts = ["## Costs", _about(cells, best)] + ([_about_window(window)] if window else [])
     for at, batch in zip(AT, ("1", best), strict=True):
-        spread = (cells[f"latency_{at}_iqr_ms"] / 2).map("{:.1g}".format)
+        spread = (cells[f"latency_{at}_iqr_ms"] / 2).map(rounded)
         parts += [
             f"### Latency, batch {batch}",
             "Median milliseconds of a whole trajectory ± half the interquartile range of its rounds.",
@@ -91,7 +91,7 @@ def _about(cells: pd.DataFrame, best: str) -> str:
     """Where, how often and in how many sessions cells were measured."""
     first, rounds = cells.iloc[0], sorted(cells["rounds"].unique())
     lines = [
-        f"Measured on {first['measured_on']}, {first['measured_threads']:.0f} threads, in interleaved rounds, "
+        f"Measured on {first['measured_on']}, {counted(first['measured_threads'], 'thread')}, in interleaved rounds, "
         f"{' or '.join(f'{n:.0f}' for n in rounds)} of each cell.  The batch of best throughput is {best}."
     ]
     if (sessions := cells["session"].nunique()) > 1:
@@ -137,6 +137,15 @@ def _memory(cells: pd.DataFrame, best: str) -> list[str]:
     return parts
 
 
+def _front(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of rows, fastest first, those that no faster one equals in quality; none where neither direction is better."""
+    better = rows["better"].iloc[0] if len(rows) else "neither"
+    if better == "neither":
+        return rows[:0]
+    best = rows["value"].cummin() if better == "lower" else rows["value"].cummax()
+    return rows[best != best.shift()]
+
+
 def write_latency_plot(table: pd.DataFrame, window: Mapping[str, Any] | None, folder: Path) -> list[Path]:
     """The figure of quality against milliseconds a sample, of a judged table over seeds; returns the files."""
     metrics = [m for m in metrics_of(table) if not m.startswith("trajectory")]
@@ -160,11 +169,9 @@ def against_latency(axes: Axes, rows: pd.DataFrame, window: Mapping[str, Any] | 
         axes.plot(
             hollow["ms"], hollow["value"], style["marker"], color=style["color"], markerfacecolor="white", zorder=3
         )
-    lower = rows["better"].iloc[0] != "higher"
-    front = rows[rows["counts"]].sort_values("ms")
-    best = front["value"].cummin() if lower else front["value"].cummax()
-    front = front[best != best.shift()]
-    axes.plot(front["ms"], front["value"], color="#888888", zorder=0, drawstyle="steps-post", label="Pareto front")
+    front = _front(rows[rows["counts"]].sort_values("ms"))
+    if len(front):
+        axes.plot(front["ms"], front["value"], color="#888888", zorder=0, drawstyle="steps-post", label="Pareto front")
     for point in front.itertuples():  # labels at all points would overlap
         place = {"textcoords": "offset points", "xytext": (4, -13), "fontsize": 10}
         axes.annotate(f"{point.nfe:.3g}", (point.ms, point.value), **place)

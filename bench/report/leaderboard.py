@@ -7,7 +7,7 @@ import pandas as pd
 
 from bench.report.costs import costs
 from bench.report.scores import seeds_agree, seeds_of
-from bench.report.text import brief, grid, markdown, significant
+from bench.report.text import brief, counted, grid, markdown, with_error
 from bench.report.titles import metrics_of, title
 from bench.stats import difference
 
@@ -21,7 +21,7 @@ def leaderboard(table: pd.DataFrame, paired: pd.DataFrame, definition: Mapping[s
         f"# Leaderboard: {definition['checkpoint']}",
         f"Checkpoint {definition['checkpoint']} ({definition['digest'][:12]}), {definition['samples']:,} samples each, "
         f"{seeds_of(first['score'])}, guidance {definition['guidance']:g}, {definition['dtype']}; {first['device']}, "
-        f"{first['threads']} threads.  Columns are network calls (NFE), counted.",
+        f"{counted(first['threads'], 'thread')}.  Columns are network calls (NFE), counted.",
         "Numbers are value ± standard error.  Bold: the best of its column and all that lie within two standard errors "
         "of the difference from it; since all cells share their noise, that is known by pairs, and better than the "
         "numbers themselves.  `fewstep rank` tests all pairs. "
@@ -36,7 +36,8 @@ def leaderboard(table: pd.DataFrame, paired: pd.DataFrame, definition: Mapping[s
         rows = table[table["metric"] == metric]
         about = rows.iloc[0]
         better = BETTER[about["better"]]
-        parts += [f"## {title(metric)}", f"`{metric}`, {better}; n = {about['n']:,}, against {about['reference']}."]
+        against = "" if about["reference"] == "none" else f", against {about['reference']}"
+        parts += [f"## {title(metric)}", f"`{metric}`, {better}; n = {about['n']:,}{against}."]
         parts += [line for line in (seeds_agree(rows),) if line] + _boards(rows) + _limits(rows)
     parts += _tuned(paired) if len(paired) else []
     parts += costs(table, definition.get("quality"))
@@ -60,7 +61,7 @@ def _boards(rows: pd.DataFrame) -> list[str]:
     parts = [grid(fixed, _with_error(fixed))] if len(fixed) else []
     if len(adaptive):
         calls = adaptive["nfe"].map("{:g}".format)
-        text = adaptive["value"].map(significant) + " ± " + adaptive["se"].map("{:.1g}".format)
+        text = _numbers(adaptive)
         lines = [["adaptive solver", "mean calls a sample", "value"], ["---"] * 3]
         parts.append(markdown([*lines, *map(list, zip(adaptive["solver"], calls, text, strict=True))]))
     return parts
@@ -71,14 +72,18 @@ def _limits(rows: pd.DataFrame) -> list[str]:
     known = rows[rows["value_inf"].notna() & ~rows["adaptive"]]
     if known.empty:
         return []
-    text = known["value_inf"].map(significant) + " ± " + known["se_inf"].map("{:.1g}".format)
+    text = _numbers(known, "value_inf", "se_inf")
     about = "Without the bias of so many samples, extrapolated to infinitely many (Richardson over halves of them):"
     return [about, grid(known, text)]
 
 
+def _numbers(rows: pd.DataFrame, value: str = "value", se: str = "se") -> pd.Series:
+    return pd.Series([with_error(*pair) for pair in zip(rows[value], rows[se], strict=True)], index=rows.index)
+
+
 def _with_error(rows: pd.DataFrame) -> pd.Series:
     """value ± se, bold where the best of the budget is not told apart from it."""
-    text = rows["value"].map(significant) + " ± " + rows["se"].map("{:.1g}".format)
+    text = _numbers(rows)
     spent = rows["tuning_calls"].map(lambda calls: f" · {brief(calls)}" if calls else "")
     return text.where(~_among_best(rows), "**" + text + "**") + spent
 

@@ -82,12 +82,14 @@ def _against_nfe(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _truncation(axes: Axes, rows: pd.DataFrame) -> None:
+    label = "RMSE to the exact ODE solution (±2 s.e.)"
+    if rows["nfe"].nunique() > 2:
+        label += "\nslope: fit over each curve's upper half"
     for name, of_solver, style in curves(rows):
         late = of_solver[of_solver["nfe"] >= of_solver["nfe"].median()]
         slope = f", slope {_slope(late):.1f}" if len(late) > 1 else ""
         axes.errorbar(of_solver["nfe"], of_solver["value"], 2 * of_solver["se"], label=name + slope, capsize=3, **style)
-    axes.set(xscale="log", xlabel="network calls (NFE)")
-    axes.set_ylabel("RMSE to the exact ODE solution (±2 s.e.)\nslope: fit over each curve's upper half")
+    axes.set(xscale="log", xlabel="network calls (NFE)", ylabel=label)
     plain_ticks(axes, rows, rows[~rows["adaptive"]]["nfe"])
 
 

@@ -13,7 +13,21 @@ def brief(calls: float) -> str:
 
 def significant(value: float) -> str:
     """Three significant digits, plain notation."""
-    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def rounded(error: float) -> str:
+    """One significant digit, plain notation."""
+    return f"{float(f'{error:.1g}'):g}"
+
+
+def with_error(value: float, error: float) -> str:
+    return f"{significant(value)} ± {rounded(error)}"
+
+
+def counted(n: int, what: str) -> str:
+    """1 thread, 2 threads."""
+    return f"{n:g} {what}{'' if n == 1 else 's'}"
 
 
 def grid(rows: pd.DataFrame, text: pd.Series) -> str:

@@ -51,6 +51,15 @@ def test_samples_do_not_depend_on_the_batch(store: Store, solver: str, dtype: st
         np.testing.assert_allclose(states(store, cell, batch), whole, rtol=0, atol=tolerance)
 
 
+def test_the_first_images_are_kept_whatever_the_batch(store: Store) -> None:
+    digits = load("digits")
+    sweep = Sweep(solvers=("ddim",), nfe=(5,), samples=40, metrics=("frechet_pixels",))
+    (cell,) = cells(sweep, digits)[0]
+    images, arrays = [], run_in(store, cell, 9, digits)[1]
+    run(cell, digits, {}, CPU, 40, lambda chunk: images.append(chunk.images))
+    np.testing.assert_array_equal(arrays["images"], images[0][:32])
+
+
 def test_guided_samples_do_not_depend_on_the_batch(store: Store) -> None:
     cell = cell_of(guidance=2.0, dtype="float64")
     np.testing.assert_allclose(states(store, cell, 7), states(store, cell, 64), rtol=0, atol=1e-12)

@@ -88,6 +88,15 @@ def test_a_sweep_whose_cells_would_have_no_number_is_refused(tmp_path: Path, oth
         job(tmp_path, "ddim" if others else "ddim(eta=1)", metrics=("trajectory",), **others)
 
 
+def test_two_metrics_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Two numbers of one name and seed would be combined as two seeds' are."""
+    once = ("energy(features=states)", "energy", "mmd(bandwidth=2)")
+    prepare(Sweep(checkpoint="gmm", solvers=("ddim",), metrics=once), tmp_path, "cpu")
+    for twice in ((*once, "energy( features=states )"), (*once, "mmd(bandwidth=2.0)"), ("trajectory", "trajectory()")):
+        with pytest.raises(UsageError, match="metrics: two of them give"):
+            prepare(Sweep(checkpoint="gmm", solvers=("ddim",), metrics=twice), tmp_path, "cpu")
+
+
 def test_a_denoised_adaptive_sample_is_compared_with_the_denoised_solution(tmp_path: Path) -> None:
     solver = "dpm_solver_23(rtol=1e-5, atol=1e-5, denoise_to_zero=true)"
     [record] = job(tmp_path, solver, samples=128, dtype="float64").store.records()

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch_fidelity.sample_similarity_lpips import NetLinLayer, SampleSimilarityLPIPS
 
 from bench.checkpoints import Guide, digits, load
+from bench.checkpoints.base import unquantise
 from bench.errors import UsageError
-from bench.metrics import Chunk, Context, Metric, make_metric
+from bench.metrics import Chunk, Context, Metric, features, make_metric
 from tests.bench.points import calibration, metric_of, value
 
 LPIPS, VGG = "weights-vgg16-lpips.pth", "vgg16-397923af.pth"
@@ -88,6 +89,15 @@ def test_lpips_is_the_mean_over_pairs_of_samples(random_lpips: Path) -> None:
     assert (few.n, few.value) == (4, pytest.approx(pairs[:2].mean(), rel=1e-5))
     with pytest.raises(UsageError, match="take 4 or more"):
         metric.check(3)
+
+
+def test_lpips_looks_at_no_more_images_than_it_pairs(random_lpips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "FIRST_IMAGES", 7)
+    metric, images = lpips(), digits.real("heldout")[:9]
+    parts = [metric.extract(Chunk(start, None, images[start : start + 3])) for start in (0, 3, 6)]
+    np.testing.assert_allclose(np.concatenate(parts), unquantise(images[:7]).reshape(7, 64), atol=1e-6)
+    with pytest.raises(UsageError, match="pairs=1001: give 1000 or fewer"):
+        make_metric("lpips(pairs=1001)", metric.context)
 
 
 def test_lpips_says_which_weights_it_lacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from bench.checkpoints import Guide, load
 from bench.errors import UsageError
 from bench.metrics import Context, make_metric
-from bench.metrics.gaussian import Gaussian, Matrix, Moments, distance, frechet
+from bench.metrics.gaussian import Gaussian, Matrix, Moments, distance, frechet, richardson
 from bench.stats import Floats
+from tests.bench.points import metric_of
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 12)
@@ -127,3 +128,14 @@ def test_exact_distance_of_exact_draws_falls_with_their_number(tmp_path: Path) -
 def test_a_metric_refuses_a_checkpoint_that_lacks_what_it_needs(name: str, needs: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=needs):
         make_metric(name, Context(load("gmm"), 0, Guide(), tmp_path, torch.device("cpu")))
+
+
+def test_the_limit_is_known_by_the_samples_and_by_what_extrapolation_leaves() -> None:
+    rng = np.random.default_rng(0)
+    x, real = rng.normal(size=(60, 5)), rng.normal(size=(80, 5))
+    metric = metric_of("frechet_exact", real)
+    (found,) = metric.evaluate(x, ())
+    limit = richardson(x, metric.reference.gaussian, found.value)
+    assert limit is not None
+    assert found.at_infinity == pytest.approx((limit[0], (found.se**2 + limit[1] ** 2) ** 0.5))
+    assert limit[1] > 0.01 * found.se

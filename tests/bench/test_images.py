@@ -275,8 +275,9 @@ def test_other_files_are_refused(pixels: Bytes, tmp_path: Path) -> None:
     refuses(f"{path}(split=train)", "split means nothing here; options are images and n")
     (tmp_path / "b.npz").write_bytes(path.read_bytes()[:100])
     refuses(str(tmp_path / "b.npz"), "cannot be read as npz")
-    (tmp_path / "b.npy").write_bytes(b"\x93NUMPY")
-    refuses(str(tmp_path / "b.npy"), "cannot be read as npy")
+    for data in (b"\x93NUMPY", b"\x93NUMPY\x01\x00\x04\x00{(( "):
+        (tmp_path / "b.npy").write_bytes(data)
+        refuses(str(tmp_path / "b.npy"), "cannot be read as npy")
 
 
 @pytest.mark.parametrize(

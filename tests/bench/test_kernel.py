@@ -130,6 +130,27 @@ def test_error_is_the_spread_over_repeated_samples(text: str, shift: float, low:
     assert low < ratio < high
 
 
+def test_subsets_are_drawn_from_the_seed() -> None:
+    x, y = two_sets()
+    texts = [f"kid(features=states, subsets=2, size=20, seed={seed})" for seed in (1, 2, 1)]
+    one, other, again = (value(text, x, y).value for text in texts)
+    assert one == again
+    assert one != pytest.approx(other, rel=1e-6)
+
+
+def test_what_metrics_share_of_a_reference_is_of_that_metric_and_those_options() -> None:
+    x, y = two_sets()
+    texts = ["mmd(bandwidth=1.5)", "mmd(bandwidth=3)", "energy", "cmmd(features=states)"]
+    texts += [
+        f"kid(features=states, subsets={s}, size={m}, seed={k})" for s, m, k in ((2, 20, 0), (3, 20, 0), (2, 30, 1))
+    ]
+    context = metric_of("energy", y).context
+    for text in texts:
+        metric = make_metric(text, context)
+        for some in (x, x[:60]):  # of which KID draws other subsets
+            assert metric.evaluate(some, ())[0].value == pytest.approx(value(text, some, y).value, rel=1e-12)
+
+
 @pytest.mark.parametrize("text", KERNELS)
 def test_parts_pair_cells_that_share_their_noise(text: str) -> None:
     rng = np.random.default_rng(2)
@@ -160,7 +181,8 @@ def test_energy_distance_moves_and_scales_with_its_space(seed: int, shift: float
 
 
 @pytest.mark.parametrize(
-    "text", ["kid(features=states, size=1)", "kid(features=states, subsets=0)", "mmd(bandwidth=-1.0)"]
+    "text",
+    ["kid(features=states, size=1)", "kid(features=states, subsets=0)", "mmd(bandwidth=-1.0)", "mmd(bandwidth=1e999)"],
 )
 def test_options_that_mean_nothing_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="or more"):

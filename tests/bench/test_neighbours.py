@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from bench.errors import UsageError
+from bench.metrics import make_metric
 from bench.metrics.neighbours import radii
 from bench.stats import Floats, groups_of, jackknife, spread
 from tests.bench.points import calibration, metric_of, values
@@ -133,3 +134,13 @@ def test_too_small_a_reference_is_refused() -> None:
 def test_k_is_at_least_one() -> None:
     with pytest.raises(UsageError, match="k=0: give 1 or more"):
         metric_of("prdc(features=states, k=0)", np.eye(5))
+
+
+def test_balls_that_metrics_share_are_of_their_own_k() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 60, 3))
+    context = metric_of("prdc(features=states)", y).context
+    for text in ("prdc(features=states)", "prdc(features=states, k=2)"):
+        metric = make_metric(text, context)
+        for some in (x, x[:40]):
+            assert metric.evaluate(some, ()) == values(text, some, y)

@@ -1,5 +1,6 @@
 """Samples as PNG files are the bytes that metrics saw."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -53,3 +54,14 @@ def test_vectors_are_no_images(
     assert fewstep(monkeypatch, "--checkpoint", "gmm", "--solvers", "ddim", "--png", "pngs", "--out", "out") == 2
     assert "gmm makes no images" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_not_ours_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("theirs").mkdir(mode=0o500)
+    assert fewstep(monkeypatch, *SWEEP, "--png", "theirs/pngs", "--out", "out") == 2
+    assert capsys.readouterr().err == "fewstep: --png theirs/pngs is not writable\n"
+    assert not Path("out").exists()

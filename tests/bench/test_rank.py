@@ -1,6 +1,7 @@
 """Groups that cannot be told apart, one number over seeds, and what the report makes of them, from records on disk."""
 
 import json
+import re
 import sys
 from itertools import combinations
 from pathlib import Path
@@ -114,6 +115,15 @@ def test_solvers_share_a_letter_exactly_when_they_are_not_told_apart(found: list
     assert not any(one < other for one in groups.values() for other in groups.values())
 
 
+def test_a_score_is_its_first_seeds_row_and_has_a_limit_where_all_seeds_do() -> None:
+    records = [record("good", 5, seed, "lower") for seed in (2, 0, 1)]
+    found = {score.metric: score for score in scores(records)}
+    assert found["frechet_exact"].keys == ("good-5-0", "good-5-1", "good-5-2")
+    assert found["frechet_exact"].at_infinity is not None
+    records[0]["metrics"][0]["at_infinity"] = None
+    assert {score.at_infinity for score in scores(records)} == {None}
+
+
 def test_separate_says_how_many_samples_or_that_it_is_done(tmp_path: Path) -> None:
     ranking = rank(run_of(tmp_path))
     done = separate(ranking, ["worse", "good"])
@@ -122,7 +132,19 @@ def test_separate_says_how_many_samples_or_that_it_is_done(tmp_path: Path) -> No
     assert done[-1].startswith("Part of the difference may be bias")
     noise = separate(ranking, ["alike", "good"])
     assert all("within the noise; about " in line for line in noise[1:3])
+    said = [number for line in noise[1:3] for number in re.findall(r"([\d,]+) (?:samples|or more)", line)]
+    assert len(said) == 4
+    assert all(len(number.replace(",", "").rstrip("0")) <= 2 for number in said)
     assert len(separate(rank(run_of(tmp_path / "2"), "energy"), ["alike", "good"])) == 3
+
+
+def test_separate_says_where_a_metric_looks_at_fewer_samples(tmp_path: Path) -> None:
+    store = run_of(tmp_path)
+    about = store.definition()
+    for samples, lines in ((N, 4), (N + 1, 4), (1000, 5)):
+        (store.folder / "sweep.json").write_text(json.dumps(about | {"samples": samples}))
+        assert len(found := separate(rank(store), ["alike", "good"])) == lines
+    assert found[3] == "frechet_exact looks at 400 samples of a seed, however many there are: take more seeds."
 
 
 BAD = {

@@ -13,7 +13,7 @@ import torch
 
 from bench.checkpoints import Guide, digits, load
 from bench.errors import UsageError
-from bench.images import DatasetImages, open_images
+from bench.images import ArrayImages, DatasetImages, open_images
 from bench.metrics import Chunk, Context, Features, make_metric
 from bench.metrics.digits_features import Digits
 from bench.metrics.features import extractor
@@ -134,6 +134,20 @@ def test_features_are_taken_once_and_not_before_they_are_asked_for(tmp_path: Pat
     later = Counting(context(real))
     np.testing.assert_array_equal(reference(later.context, later, "digits").features, found[0].features)
     assert later.seen == 0
+
+
+def test_kept_features_serve_nothing_but_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(layer: str, family: str = "digits", shape: tuple[int, ...] = (1, 8, 8)) -> int:
+        network = Counting(context())
+        network.family = family
+        images = ArrayImages("real", REAL.reshape(-1, *shape))
+        assert OfImages(images, network, layer).features.shape[1] == network.width(layer)
+        return network.seen
+
+    assert [seen("digits"), seen("digits"), seen("digits_logits")] == [150, 0, 150]
+    assert [seen("digits", "another network"), seen("digits", shape=(1, 4, 16))] == [150, 150]
+    monkeypatch.setattr("bench.metrics.reference.version", lambda package: f"another {package}")
+    assert [seen("digits"), seen("digits")] == [150, 0]
 
 
 def refuses(metric: str, *references: str | Path, says: str) -> None:

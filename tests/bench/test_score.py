@@ -96,6 +96,26 @@ def test_a_metric_without_a_reference_needs_none(run: Run) -> None:
     assert 1 < found["value"] <= 10
 
 
+def test_numbers_stand_under_what_they_compare_within(run: Run) -> None:
+    metrics = "frechet_digits,energy,frechet_pixels,inception_score(features=digits_logits)"
+    lines = run("score", "samples.parquet", "--reference", "real", "--metrics", metrics, "--out", "a.json").splitlines()
+    digits, pixels, logits = (line for line in lines if not line.startswith(" "))
+    assert digits.endswith(", against real, n = 200")
+    assert pixels == "pixels, against real, n = 200"
+    assert logits.endswith(" splits")
+    under = {name: [line.split()[0] for line in lines[lines.index(name) + 1 :]] for name in (digits, pixels, logits)}
+    assert [names[0] for names in under.values()] == ["frechet_digits", "frechet_pixels", lines[-1].split()[0]]
+    assert under[digits][:2] == ["frechet_digits", "energy"]
+
+
+def test_whole_numbers_serve_where_numbers_do(run: Run) -> None:
+    for i, bandwidth in enumerate(("2", "2.0")):
+        metric = f"mmd(bandwidth={bandwidth})"
+        run("score", "samples.parquet", "--reference", "real", "--metrics", metric, "--out", f"{i}.json")
+    assert numbers("0.json") == numbers("1.json")
+    assert list(numbers("0.json")) == ["mmd(bandwidth=2.0)"]
+
+
 def test_statistics_are_kept_under_a_name(run: Run) -> None:
     printed = run("reference", "real", "--features", "digits,pixels", "--name", "heldout")
     assert "heldout, digits of 200 images 1x8x8, family digits classifier" in printed
@@ -170,6 +190,13 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     "states": ([*SCORE, "real", "--metrics", "trajectory"], "metric 'trajectory' is about a sampler's states"),
     "typo": ([*SCORE, "real", "--metrics", "frechet_digit"], "did you mean 'frechet_digits'?"),
+    "no metric": ([*SCORE, "real", "--metrics", ""], "--metrics names none: give one or more"),
+    "no such name": (
+        [*SCORE, "reel", "--metrics", "frechet_digits"],
+        "reel: there is no reel, nor such a name; give a folder of images, a parquet file, or an npz or npy file of "
+        "uint8, or one of the kept: none",
+    ),
+    "text": ([*SCORE, "text.npz", "--metrics", "frechet_digits"], "it holds no plain arrays, and nothing is unpickled"),
     "corrupt": ([*SCORE, "corrupt.npz", "--metrics", "frechet_digits"], "corrupt.npz cannot be read as npz"),
     "evil": ([*SCORE, "evil.pkl", "--metrics", "frechet_digits"], "evil.pkl cannot be read as statistics: it tries to"),
     "foreign": ([*SCORE, "foreign.npz", "--metrics", "frechet_digits"], "does not say what it is of; state it once"),
@@ -211,6 +238,7 @@ def test_bad_input_is_one_line_and_writes_nothing(arguments: list[str], says: st
     Path("corrupt.npz").write_bytes(Path("foreign.npz").read_bytes()[:-40])
     Path("evil.pkl").write_bytes(pickle.dumps(Shell("touch proof")))
     Path("real.zip").write_bytes(b"")
+    Path("text.npz").write_text("no zip")
     assert says in run.refuses(*arguments)
     assert not Path("proof").exists()
 

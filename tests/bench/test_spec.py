@@ -109,3 +109,21 @@ def test_an_impossible_date_is_refused_like_other_rubbish(tmp_path: Path) -> Non
 )
 def test_a_value_that_makes_no_sense_is_refused_by_its_key(key: str, value: Any) -> None:
     assert refusal(None, **{key: value}).startswith(f"{key} = ")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("quality: 3", "quality = 3: give a mapping such as {metric: fid"),
+        ("quality: {metric: fid, low: 1}", "quality.high is missing: {'metric': 'fid', 'low': 1}"),
+        ("quality: {metric: fid, low: 2, high: 1}", "'high': 1}: low must lie below high"),
+        ("latency: maybe", "latency = 'maybe': give a mapping such as {rounds: 9}, or true or false"),
+        ("seed: [1, 1]", "seed = [1, 1]: one seed twice gives the same samples twice; give each once"),
+        ("metrics: []", "metrics = []: give one or more"),
+        ("guidance_interval: [3, 2]", "guidance_interval = [3, 2]: the interval's first"),
+    ],
+)
+def test_a_refusal_says_what_to_give_in_place_of_a_value(tmp_path: Path, text: str, says: str) -> None:
+    message = refusal(written(tmp_path, f"checkpoint: gmm\n{text}\n"))
+    assert f"line 2: {text.partition(':')[0]}" in message
+    assert says in message

@@ -162,6 +162,21 @@ def test_numpys_own_names_are_no_way_in(name: str, tmp_path: Path) -> None:
     refuses(path, f"it tries to import numpy.{name}")
 
 
+class Forged:
+    """An array whose objects are whatever lies where its bytes point to."""
+
+    def __reduce__(self) -> Any:
+        return np.ndarray, ((1,), np.dtype(object), b"\x10" * 8)
+
+
+def test_bytes_are_never_taken_for_pointers(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"fid": {"mu": Forged(), "sigma": SIGMA}}))
+    refuses(path, "cannot be read as statistics")
+    path.write_bytes(pickle.dumps({"fid": {"mu": np.array([None, 1])}}))
+    refuses(path, "cannot be read as statistics")
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no sigma": ({"mu": MU}, "lacks sigma"),
     "neither": ({"feats": X[:1]}, "lacks mu and sigma"),
@@ -171,6 +186,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"mu": MU.astype(str), "sigma": SIGMA}, "give real numbers"),
     "complex": ({"mu": MU, "sigma": SIGMA + 0j}, "sigma is complex128"),
     "empty": ({"mu": MU[:0], "sigma": SIGMA[:0, :0]}, "mu is float64 (0,)"),
+    "n": ({"mu": MU, "sigma": SIGMA, "feats": X[:-1], "tags": TAGS.model_dump_json()}, "says that they are 40"),
     "nan": ({"mu": MU * np.nan, "sigma": SIGMA}, "mu has entries that are NaN or infinite"),
     "infinite": ({"mu": MU, "sigma": SIGMA * np.inf}, "sigma has entries that are NaN or infinite"),
     "askew": ({"mu": MU, "sigma": np.triu(SIGMA)}, "it is no covariance"),

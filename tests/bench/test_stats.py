@@ -30,6 +30,15 @@ def test_parts_add_up_to_nothing_and_spread_as_the_standard_error() -> None:
     assert spread(parts) == pytest.approx(x.std() / 100, rel=0.15)
 
 
+def test_the_spread_of_a_few_parts_is_exact() -> None:
+    assert spread(parts_of(X[:5])) == pytest.approx(X[:5].std(ddof=1) / 5**0.5, rel=1e-4)
+
+
+def test_blocks_are_of_about_one_size() -> None:
+    half = np.repeat([1.0, -1.0], 199)  # in 200 blocks of one or two
+    assert np.abs(np.array(parts_of(half)) * 398).max() == pytest.approx(2, rel=1e-4)
+
+
 def test_the_jackknife_of_a_mean_is_its_group_means() -> None:
     x = np.random.default_rng(0).normal(size=400)
     parts = ours.jackknife(lambda kept: float(x[kept].mean()), len(x))

@@ -132,6 +132,12 @@ def test_a_single_file_is_inceptions(inceptions: Path, no_weights: Path) -> None
     assert TORCHSCRIPT.find(inceptions / WEIGHTS.name) == inceptions / WEIGHTS.name
 
 
+def test_where_anybody_may_put_files_only_the_published_one_counts(no_weights: Path, tmp_path: Path) -> None:
+    for content, found in ((b"forged", None), (b"weights", tmp_path / "published")):
+        (tmp_path / "published").write_bytes(content)
+        assert replace(published("http://127.0.0.1:9"), also=(tmp_path,)).find(None) == found
+
+
 def test_a_changed_file_has_another_digest(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for content in (b"one", b"other"):

@@ -119,10 +119,9 @@ def prepare(sweep: Sweep, out: Path, device: str) -> Job:
         seed: {text: make_metric(text, replace(context, seed=seed)) for text in sweep.metrics_on(checkpoint)}
         for seed in sweep.seed
     }
-    if sweep.latency and (sweep.latency.threads or 0) > (cores := os.cpu_count() or 1):
-        raise UsageError(
-            f"latency: threads = {sweep.latency.threads}: this machine has {cores} cores; give as many or fewer"
-        )
+    threads, cores = sweep.latency.threads if sweep.latency else None, os.cpu_count() or 1
+    if threads and threads > cores:
+        raise UsageError(f"latency: threads = {threads}: this machine has {cores} cores; give as many or fewer")
     for text in sweep.reference:
         source_of(context, text)  # one that no metric asks for must not be a typing error
     for metric in metrics[sweep.seed[0]].values():

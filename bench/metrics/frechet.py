@@ -21,9 +21,7 @@ class Frechet(Comparison):
     def __init__(self, context: Context) -> None:
         super().__init__(context, self.layer)
         if (d := self.extractor.width(self.layer)) > WIDEST:
-            raise UsageError(
-                f"metric {self.name!r}: {d} features need {d * d >> 27:,} GiB a covariance; {WIDEST} may do"
-            )
+            raise UsageError(f"metric {self.name!r}: the covariance of {d} features is too large; at most {WIDEST}")
 
     def evaluate(self, features: Features, plan_times: tuple[float, ...]) -> list[Value]:
         to: Gaussian = self.reference.gaussian

@@ -40,6 +40,7 @@ CASES = {
     "broken.yaml": "broken.yaml, line 2: not YAML",
     "list.yaml": "must hold a mapping",
     "metric.yaml": "unknown metric 'frechet_digit': did you mean 'frechet_digits'?",
+    "threads.yaml": "threads = 100000: this machine has",
     "other.yaml": "features 'pixels' need images, and gmm makes none",
 }
 FILES = {
@@ -49,6 +50,7 @@ FILES = {
     "value.yaml": "checkpoint: gmm\nsamples: 5\nnfe: [5, 0]\n",
     "broken.yaml": "nfe: [5\nsamples: : 3\n",
     "list.yaml": "- 5\n",
+    "threads.yaml": "checkpoint: gmm\nlatency: {threads: 100000}\n",
     "metric.yaml": "checkpoint: gmm\nmetrics: [frechet_digit]\n",
     "other.yaml": "checkpoint: gmm\nmetrics: [frechet_pixels]\n",
 }

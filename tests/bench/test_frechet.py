@@ -1,5 +1,6 @@
 """The Frechet distance, its moments and its standard error."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,9 @@ def test_the_limit_is_known_by_the_samples_and_by_what_extrapolation_leaves() ->
     assert limit is not None
     assert found.at_infinity == pytest.approx((limit[0], (found.se**2 + limit[1] ** 2) ** 0.5))
     assert limit[1] > 0.01 * found.se
+
+
+def test_a_covariance_that_would_not_fit_is_refused(tmp_path: Path) -> None:
+    large = replace(load("digits"), shape=(3, 128, 128))
+    with pytest.raises(UsageError, match="covariance of 49152 features is too large"):
+        make_metric("frechet_pixels", Context(large, 0, Guide(), tmp_path, torch.device("cpu")))

@@ -172,7 +172,7 @@ def against_latency(axes: Axes, rows: pd.DataFrame, window: Mapping[str, Any] | 
     front = _front(rows[rows["counts"]].sort_values("ms"))
     if len(front):
         axes.plot(front["ms"], front["value"], color="#888888", zorder=0, drawstyle="steps-post", label="Pareto front")
-    for point in front.itertuples():  # labels at all points would overlap
+    for point in front.drop_duplicates("nfe", keep="last").itertuples():  # labels at all points would overlap
         place = {"textcoords": "offset points", "xytext": (4, -13), "fontsize": 10}
         axes.annotate(f"{point.nfe:.3g}", (point.ms, point.value), **place)
     if window:

@@ -152,6 +152,8 @@ def read_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
 
 def _refusal(key: str, error: Mapping[str, Any]) -> str:
     """What is wrong with a key's value, in pydantic's words where they serve."""
+    if error["type"] == "missing" and isinstance(place := error["loc"][-1], int):
+        return f"{key} = {error['input']!r}: value {place + 1} is missing"
     if error["type"] == "missing":
         return f"{key} is missing: {error['input']!r}"
     if error["type"] == "model_type":

@@ -12,6 +12,14 @@ rounds; "compiled" the whole plan as one graph of torch.compile (`solvers.graphs
 of the same method, its ratio being ours / theirs, uncompiled both.  Made by `make bench` on
 """
 
+FRECHET = """
+## A Frechet distance
+
+Seconds for d = {d}, one thread, once the reference's factor is there ({factor_once:.1f} s), medians of interleaved
+rounds: **{ours:.2f}**.  By eigenvalues of the product, as torch-fidelity, {eigenvalues:.2f} ({eigenvalues_over_ours:.1f}
+times as long); by a matrix square root, as clean-fid and pytorch-fid, {square_root:.1f} ({square_root_over_ours:.0f}
+times).  With each sample's influence, for the standard error, and the moments of {n:,} samples: {ours_with_error:.1f}."""
+
 
 def main(path: Path) -> None:
     data = json.loads(path.read_text())
@@ -27,6 +35,8 @@ def main(path: Path) -> None:
         beside = f"{theirs:.0f} | {ours / theirs:.2f}" if theirs else "\u2014 | \u2014"
         traced = f"{row['compiled']:.1f}" if row["compiled"] else "\u2014"
         print(f"| {row['name']} | {ours:.1f} | {ours / row['floor']:.2f} | {traced} | {beside} | {row['buffers']} |")
+    (row,) = [b["extra_info"] for b in data["benchmarks"] if "square_root" in b["extra_info"]]
+    print(FRECHET.format(**row))
 
 
 if __name__ == "__main__":

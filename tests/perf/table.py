@@ -16,9 +16,14 @@ FRECHET = """
 ## A Frechet distance
 
 Seconds for d = {d}, one thread, once the reference's factor is there ({factor_once:.1f} s), medians of interleaved
-rounds: **{ours:.2f}**.  By eigenvalues of the product, as torch-fidelity, {eigenvalues:.2f} ({eigenvalues_over_ours:.1f}
-times as long); by a matrix square root, as clean-fid and pytorch-fid, {square_root:.1f} ({square_root_over_ours:.0f}
-times).  With each sample's influence, for the standard error, and the moments of {n:,} samples: {ours_with_error:.1f}."""
+rounds:
+
+| way | seconds | / ours |
+| --- | --- | --- |
+| ours | {ours:.2f} | 1 |
+| eigenvalues of the product (torch-fidelity) | {eigenvalues:.2f} | {eigenvalues_over_ours:.1f} |
+| matrix square root (clean-fid, pytorch-fid) | {square_root:.1f} | {square_root_over_ours:.1f} |
+| ours with moments and each of {n:,} samples' influence | {ours_with_error:.2f} | |"""
 
 
 def main(path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bench.metrics.clean import PYTORCH_FID, TORCHSCRIPT, TorchScript
 from bench.metrics.inception import WEIGHTS
 from bench.metrics.weights import reachable
+from tests.bench.costly import PLUGIN
 
 
 class Program(nn.Module):
@@ -81,3 +82,11 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     reachable.cache_clear()
     yield tmp_path / "torch" / "hub" / "checkpoints"
     reachable.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of checkpoints: the mixture of gmm, whose network does besides what a test needs."""
+    path = tmp_path_factory.mktemp("plugin") / "networks.py"
+    path.write_text(PLUGIN)
+    return str(path)

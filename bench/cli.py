@@ -4,11 +4,35 @@ import json
 import shlex
 import sys
 import warnings
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from bench.cli_options import (
+    Batch,
+    CheckpointOption,
+    Device,
+    Engine,
+    File,
+    Folder,
+    Layout,
+    Metrics,
+    Nfe,
+    Out,
+    Precision,
+    PromptFile,
+    Reference,
+    Samples,
+    Scales,
+    Seed,
+    Solvers,
+    Weights,
+    budgets,
+    sizes,
+    whole,
+    words,
+)
 
 if TYPE_CHECKING:
     from bench.runner import Job
@@ -21,86 +45,19 @@ app = typer.Typer(
 )
 
 
-def whole(text: str) -> int:
-    """A whole number; typer's own message would not name the value."""
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a whole number") from None
-
-
-def budgets(text: str) -> list[int]:
-    """Whole numbers between commas."""
-    return [whole(item) for item in text.split(",")]
-
-
-def scales(text: str) -> list[float]:
-    """Finite numbers between commas."""
-    try:
-        values = [float(item) for item in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not numbers between commas") from None
-    if not all(isfinite(value) for value in values):
-        raise typer.BadParameter(f"{text!r} has a scale that is not finite")
-    return values
-
-
-def sizes(text: str) -> tuple[int, ...]:
-    """The shape of an image, CxHxW."""
-    found = tuple(whole(item) for item in text.split("x"))
-    if len(found) != 3 or min(found) < 1:
-        raise typer.BadParameter(f"{text!r} is not of the form CxHxW, as 3x32x32 is")
-    return found
-
-
-File = Annotated[Path | None, typer.Argument(help="A sweep file (YAML); without one, the default sweep.")]
-CheckpointOption = Annotated[str | None, typer.Option("--checkpoint", help="A name, or a folder of `fewstep train`.")]
-Solvers = Annotated[str | None, typer.Option("--solvers", help="Comma-separated: ddim,dpmpp_2m(grid=karras),my.py:f")]
-Nfe = Annotated[Any, typer.Option("--nfe", parser=budgets, metavar="N,N,...", help="Budgets of network calls.")]
-Samples = Annotated[Any, typer.Option("--samples", parser=whole, metavar="N", help="Samples a cell.")]
-Seed = Annotated[Any, typer.Option("--seed", parser=budgets, metavar="N,N,...", help="Seeds of the noise cells share.")]
-Metrics = Annotated[str | None, typer.Option("--metrics", help="Comma-separated: fid,kid,prdc(k=3)")]
-Reference = Annotated[str | None, typer.Option("--reference", help="Comma-separated: folders, parquet, statistics.")]
-Weights = Annotated[str | None, typer.Option("--inception-weights", help="The weights' file, or the folder with them.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Results folder; default results/local-…")]
-Folder = Annotated[Path, typer.Argument(help="A results folder.")]
-
-
-def _job(
-    file: Path | None,
-    checkpoint: str | None,
-    solvers: str | None,
-    nfe: list[int] | None,
-    samples: int | None,
-    seed: list[int] | None,
-    metrics: str | None,
-    reference: str | None,
-    weights: str | None,
-    device: str,
-    out: Path | None,
-) -> "Job":
+def _job(file: Path | None, given: dict[str, Any], device: str, out: Path | None, batch: int | None = None) -> "Job":
+    """The checked sweep of a file, or the default one, with what was given on the command line in place of its own."""
     from bench.files import sha256
+    from bench.pngs import file_name
     from bench.runner import prepare
     from bench.spec import read_sweep
-    from bench.words import split_list
 
-    given: dict[str, Any] = {
-        "checkpoint": checkpoint,
-        "solvers": None if solvers is None else split_list(solvers),
-        "nfe": nfe,
-        "samples": samples,
-        "seed": seed,
-        "metrics": None if metrics is None else split_list(metrics),
-        "reference": None if reference is None else split_list(reference),
-        "inception_weights": weights,
-    }
     given = {k: v for k, v in given.items() if v is not None}
     sweep = read_sweep(file, given)
-    name = f"local-{file.stem}" if file else f"local-{Path(sweep.checkpoint).name}"
+    name = f"local-{file.stem}" if file else f"local-{file_name(Path(sweep.checkpoint).name)}"
     if given.keys() - {"checkpoint"}:  # another sweep than the default one gets a folder of its own
         name += f"-{sha256(json.dumps(given, sort_keys=True).encode())[:6]}"
-    return prepare(sweep, out or Path("results") / name, device)
+    return prepare(sweep, out or Path("results") / name, device, batch)
 
 
 @app.command()
@@ -111,10 +68,16 @@ def sweep(
     nfe: Nfe = None,
     samples: Samples = None,
     seed: Seed = None,
+    guidance: Scales = None,
+    prompts: PromptFile = None,
+    precision: Precision = None,
+    layout: Layout = None,
+    engine: Engine = None,
     metrics: Metrics = None,
     reference: Reference = None,
     inception_weights: Weights = None,
     device: Device = "auto",
+    batch: Batch = None,
     out: Out = None,
     png: Annotated[Path | None, typer.Option("--png", help="A folder to write every new sample to as PNG.")] = None,
 ) -> None:
@@ -124,7 +87,12 @@ def sweep(
     start_server()  # first, so that its imports run beside ours
     from bench.progress import run_job
 
-    job = _job(file, checkpoint, solvers, nfe, samples, seed, metrics, reference, inception_weights, device, out)
+    given = {
+        "checkpoint": checkpoint, "solvers": solvers, "nfe": nfe, "samples": samples, "seed": seed,
+        "guidance": guidance, "prompts": prompts, "precision": precision, "layout": layout, "engine": engine,
+        "metrics": metrics, "reference": reference, "inception_weights": inception_weights,
+    }  # fmt: skip
+    job = _job(file, given, device, out, batch)
     if not run_job(job, shlex.join(["fewstep", *sys.argv[1:]]), png):
         raise typer.Exit(1)
 
@@ -137,16 +105,27 @@ def plan(
     nfe: Nfe = None,
     samples: Samples = None,
     seed: Seed = None,
+    guidance: Scales = None,
+    prompts: PromptFile = None,
+    precision: Precision = None,
+    layout: Layout = None,
+    engine: Engine = None,
     metrics: Metrics = None,
     reference: Reference = None,
     inception_weights: Weights = None,
     device: Device = "auto",
+    batch: Batch = None,
     out: Out = None,
 ) -> None:
     """What a sweep would run: cells, network calls, estimated time.  Writes nothing."""
     from bench.show import print_plan
 
-    print_plan(_job(file, checkpoint, solvers, nfe, samples, seed, metrics, reference, inception_weights, device, out))
+    given = {
+        "checkpoint": checkpoint, "solvers": solvers, "nfe": nfe, "samples": samples, "seed": seed,
+        "guidance": guidance, "prompts": prompts, "precision": precision, "layout": layout, "engine": engine,
+        "metrics": metrics, "reference": reference, "inception_weights": inception_weights,
+    }  # fmt: skip
+    print_plan(_job(file, given, device, out, batch))
 
 
 @app.command()
@@ -172,27 +151,47 @@ def rank(
     folder: Folder,
     metric: Annotated[str | None, typer.Option("--metric", help="Default: the leaderboard's first.")] = None,
     nfe: Nfe = None,
-    separate: Annotated[str | None, typer.Option("--separate", help="Two solvers: how many samples tell A,B?")] = None,
+    separate: Annotated[
+        Any, typer.Option("--separate", parser=words, metavar="A,B", help="Two solvers: how many samples tell A,B?")
+    ] = None,
 ) -> None:
     """Solvers best first at each budget, in groups that cannot be told apart."""
     from bench import rank as ranks
     from bench.store import Store
-    from bench.words import split_list
 
     ranking = ranks.rank(Store(folder), metric, nfe or ())
-    lines = ranks.describe(ranking) if separate is None else ranks.separate(ranking, split_list(separate))
+    lines = ranks.describe(ranking) if separate is None else ranks.separate(ranking, separate)
     print("\n".join(lines))
 
 
 @app.command("ls")
 def ls(
-    what: Annotated[str, typer.Argument(help="solvers, checkpoints or metrics")],
+    what: Annotated[str, typer.Argument(help="solvers, checkpoints, students or metrics")],
     verbose: Annotated[bool, typer.Option("--verbose", help="Say what each is and which options it takes.")] = False,
 ) -> None:
     """What there is."""
     from bench.show import print_list
 
     print_list(what, verbose)
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="A checkpoint or student of `fewstep ls`.")],
+    lock: Annotated[Path | None, typer.Option("--lock", help="A lock file to keep to, for a team to share.")] = None,
+) -> None:
+    """Bring a published checkpoint or student here, and lock its digest.  What broke off goes on where it was."""
+    from bench.show_checkpoints import print_pulls
+
+    print_pulls(name, lock)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can run: devices, memory, versions, weights, what fits."""
+    from bench.doctor import print_examination
+
+    print_examination()
 
 
 @app.command()
@@ -233,11 +232,12 @@ def tune(
     method: Annotated[str, typer.Argument(help="A method that learns, with settings: dc_solver(samples=20)")],
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="A name, or a folder of `fewstep train`.")] = "digits",
     nfe: Nfe = "5,6,8,10",
-    guidance: Annotated[Any, typer.Option("--guidance", parser=scales, metavar="W,W,...", help="Scales.")] = "1",
+    guidance: Scales = "1",
     seed: Annotated[Any, typer.Option("--seed", parser=whole, metavar="N", help="Of the noise to learn from.")] = "0",
     classes: Annotated[Any, typer.Option("--classes", parser=budgets, metavar="K,K,...", help="To learn from.")] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="To search for it, where a method can.")] = None,
-    dtype: Annotated[str, typer.Option("--dtype", help="float32 or float64.")] = "float32",
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="A text file with one prompt a line.")] = None,
+    precision: Annotated[str, typer.Option("--precision", help="fp32 or fp64.")] = "fp32",
     device: Device = "auto",
     out: Annotated[Path, typer.Option("--out", help="Where files go, as <out>/<checkpoint>/<method>.")] = Path("tuned"),
 ) -> None:
@@ -247,7 +247,7 @@ def tune(
     from bench.tuning import Done, prepare
 
     warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")  # torch's own, at its first tangent
-    tuning = prepare(method, checkpoint, nfe, guidance, seed, classes, metric, dtype, device, out)
+    tuning = prepare(method, checkpoint, nfe, guidance, seed, classes, prompts, metric, precision, device, out)
     outcomes = []
     for outcome in tuning.run(shlex.join(["fewstep", *sys.argv[1:]])):
         print_learned(outcome)
@@ -259,7 +259,12 @@ def tune(
 @app.command()
 def reference(
     source: Annotated[str, typer.Argument(help="A folder, parquet, npz or npy of images, or statistics: npz or pkl.")],
-    features: Annotated[str, typer.Option("--features", help="Comma-separated layers: inception,digits,pixels")] = "",
+    features: Annotated[
+        Any,
+        typer.Option(
+            "--features", parser=words, metavar="F,F,...", help="Comma-separated layers: inception,digits,pixels"
+        ),
+    ] = "",
     name: Annotated[str | None, typer.Option("--name", help="What to call it; default the source's own.")] = None,
     samples: Annotated[Any, typer.Option("--samples", parser=whole, metavar="N", help="Of foreign statistics.")] = None,
     shape: Annotated[Any, typer.Option("--shape", parser=sizes, metavar="CxHxW", help="Of foreign ones.")] = None,
@@ -272,9 +277,8 @@ def reference(
     from bench.references import Order, make
     from bench.runner import find_device
     from bench.show import print_statistics
-    from bench.words import split_list
 
-    layers, weights = tuple(split_list(features)), Path(inception_weights) if inception_weights else None
+    layers, weights = tuple(features), Path(inception_weights) if inception_weights else None
     print_statistics(make(Order(source, layers, name, samples, shape, out, form, weights, find_device(device))))
 
 
@@ -296,14 +300,13 @@ def score(
     from bench.scoring import context_of, metrics_of, write_scores
     from bench.scoring import score as numbers
     from bench.show import print_values
-    from bench.words import split_list
 
     if out:
         check_new(out)
     found, on = open_images(images), find_device(device)
     weights = Path(inception_weights) if inception_weights else None
-    context = context_of(images, found.shape, split_list(reference or ""), weights, on)
-    ready = metrics_of(split_list(metrics or ""), found, context)
+    context = context_of(images, found.shape, reference, weights, on)
+    ready = metrics_of(metrics, found, context)
     for line in (line for metric in ready for line in metric.warnings(len(found))):
         Console(stderr=True).print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     values = numbers(ready, found)

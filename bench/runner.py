@@ -11,32 +11,40 @@ from typing import Any
 import torch
 
 from bench.cell import Sampler
-from bench.checkpoints import Checkpoint, load
+from bench.cells import Subjects, cells
+from bench.checkpoints import Checkpoint, Task, load
 from bench.environment import environment
 from bench.errors import UsageError
-from bench.executors.local import Failure, execute, measure
+from bench.executors.local import Failure, Networks, execute, measure
 from bench.measure.session import Measuring
 from bench.metrics import Chunk, Context, Metric, make_metric, numbers_of
 from bench.metrics.reference import source_of
-from bench.spec import Cell, Sweep, Window, cells
+from bench.spec import Cell, Sweep, Window
 from bench.store import Store
 from solvers import did_you_mean
 
-BATCH = 500  # samples a chunk
 AROUND, APART = 0.1, 0.2  # seconds a cell: features, distances and the disk; a process to take its memory in
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checked sweep: its metrics for each seed, its cells, and a line for each budget that a solver cannot spend."""
+    """A checked sweep: its metrics for each seed and task, its cells, and a line for each budget that cannot be spent.
+
+    `batch` is how many samples a chunk has; no number depends on it.
+    """
 
     sweep: Sweep
-    checkpoint: Checkpoint
+    subjects: Subjects
     store: Store
     device: torch.device
-    metrics: dict[int, dict[str, Metric]]
+    batch: int
+    metrics: dict[tuple[int, Task], dict[str, Metric]]
     cells: list[Cell]
     skipped: list[str]
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.subjects.checkpoint
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -47,7 +55,7 @@ class Job:
     @property
     def warnings(self) -> list[str]:
         """One line for each reason to doubt a number of this sweep."""
-        return [line for m in self.metrics[self.sweep.seed[0]].values() for line in m.warnings(self.sweep.samples)]
+        return [line for m in next(iter(self.metrics.values())).values() for line in m.warnings(self.sweep.samples)]
 
     @property
     def pending(self) -> list[Cell]:
@@ -66,11 +74,11 @@ class Job:
         """Seconds the pending cells will take, from a few network calls timed now and the measured cost of a cell."""
         if not (left := self.pending or self.unmeasured):
             return 0.0
-        sampler = Sampler(left[0], self.checkpoint, self.device)
-        at = left[0].plan.times[0]
-        one, many = (_seconds_a_call(sampler, count, at) for count in (1, min(BATCH, self.sweep.samples)))
-        sampling = self.calls() * many / min(BATCH, self.sweep.samples) + AROUND * len(self.pending)
-        return sampling + self._measuring(one, many / min(BATCH, self.sweep.samples))
+        sampler = Sampler(left[0], self.subjects.of(left[0]), self.device)
+        at, chunk = left[0].plan.times[0], min(self.batch, self.sweep.samples)
+        one, many = (_seconds_a_call(sampler, count, at) for count in (1, chunk))
+        sampling = self.calls() * many / chunk + AROUND * len(self.pending)
+        return sampling + self._measuring(one, many / chunk)
 
     def _measuring(self, one: float, each: float) -> float:
         """Seconds of measuring, where a call takes `one` at batch 1 and `each` a sample at a large one."""
@@ -93,7 +101,8 @@ class Job:
         if self.pending or self.unmeasured:
             when = datetime.now(UTC).isoformat(timespec="seconds")
             self.store.log_run({"command": command, "started": when, "environment": environment(self.device)})
-        return execute(self.pending, self.metrics, self.checkpoint, self.store, self.device, BATCH, watchers)
+        networks = Networks(self.subjects, self.device)
+        return execute(self.pending, self.metrics, networks, self.store, self.batch, watchers)
 
     def measure(self, on_step: Callable[[str], None]) -> list[Failure]:
         """Measure the costs of cells that have samples and no measurement, in one session; returns what failed."""
@@ -104,34 +113,42 @@ class Job:
         return measure(Measuring(self.sweep.checkpoint, cells, setting, seed, self.device, self.store, on_step))
 
 
-def prepare(sweep: Sweep, out: Path, device: str) -> Job:
+def prepare(sweep: Sweep, out: Path, device: str, batch: int | None = None) -> Job:
     """Check a sweep against its checkpoint, solvers, metrics, device and results folder, writing nothing.
 
     Raises UsageError and solvers.UnknownNameError.
     """
     on = find_device(device)
-    checkpoint = load(sweep.checkpoint)
-    store, weights = Store(out), Path(sweep.inception_weights) if sweep.inception_weights else None
-    context = Context(
-        checkpoint, sweep.seed[0], sweep.guide, store.cache, on, sweep.classes, sweep.reference, weights
-    )  # fmt: skip
-    metrics = {
-        seed: {text: make_metric(text, replace(context, seed=seed)) for text in sweep.metrics_on(checkpoint)}
-        for seed in sweep.seed
-    }
+    if batch is not None and batch < 1:
+        raise UsageError(f"--batch {batch}: give at least 1 sample a chunk")
+    subjects, store = Subjects(load(sweep.checkpoint)), Store(out)
+    checkpoint, weights = subjects.checkpoint, Path(sweep.inception_weights) if sweep.inception_weights else None
+    for mode in sweep.modes:
+        mode.check(on, checkpoint.network)
+    for task in sweep.tasks:
+        checkpoint.check(task)
+    context = Context(checkpoint, sweep.seed[0], sweep.tasks[0], store.cache, on, sweep.reference, weights)
+    first = _metrics(sweep, context)
     threads, cores = sweep.latency.threads if sweep.latency else None, os.cpu_count() or 1
     if threads and threads > cores:
         raise UsageError(f"latency: threads = {threads}: this machine has {cores} cores; give as many or fewer")
     for text in sweep.reference:
         source_of(context, text)  # one that no metric asks for must not be a typing error
-    for metric in metrics[sweep.seed[0]].values():
+    for metric in first.values():
         metric.check(sweep.samples)
-    _check_window(sweep.quality, numbers_of(metrics[sweep.seed[0]].values()))
-    against = tuple(f"{text}: {metric.identity}" for text, metric in metrics[sweep.seed[0]].items())
-    found, skipped = cells(sweep, checkpoint, against)
-    job = Job(sweep, checkpoint, store, on, metrics, found, skipped)
+    _check_window(sweep.quality, numbers_of(first.values()))
+    against = tuple(f"{text}: {metric.identity}" for text, metric in first.items())
+    found, skipped = cells(sweep, subjects, against)
+    wanted = dict.fromkeys((cell.seed, cell.task) for cell in found)
+    metrics = {(seed, task): _metrics(sweep, replace(context, seed=seed, task=task)) for seed, task in wanted}
+    job = Job(sweep, subjects, store, on, batch or checkpoint.batch, metrics, found, skipped)
     store.check(job.definition)
     return job
+
+
+def _metrics(sweep: Sweep, context: Context) -> dict[str, Metric]:
+    """The sweep's metrics by name, for a seed and task."""
+    return {text: make_metric(text, context) for text in sweep.metrics_on(context.checkpoint)}
 
 
 def _seconds_a_call(sampler: Sampler, count: int, t: float) -> float:

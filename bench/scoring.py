@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import solvers
-from bench.checkpoints import Checkpoint, Guide
+from bench.checkpoints import Checkpoint, Task
 from bench.environment import environment
 from bench.errors import UsageError
 from bench.files import cache_folder, write_new
@@ -24,8 +24,8 @@ def context_of(
     name: str, shape: tuple[int, ...], references: Sequence[str], weights: Path | None, device: torch.device
 ) -> Context:
     """What metrics need to know of images (C, H, W) that no checkpoint of ours made."""
-    maker = Checkpoint(name, "", nn.Identity(), solvers.EDM(), "data", shape, (1.0,), "image", (), {})
-    return Context(maker, SEED, Guide(), cache_folder(), device, references=tuple(references), weights=weights)
+    maker = Checkpoint(name, "", nn.Identity(), solvers.EDM(), "data", shape)
+    return Context(maker, SEED, Task(), cache_folder(), device, references=tuple(references), weights=weights)
 
 
 def metrics_of(texts: Sequence[str], images: Images, context: Context) -> list[Metric]:

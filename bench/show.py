@@ -9,13 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 import solvers
-from bench.checkpoints import CHECKPOINTS
-from bench.checkpoints.bundle import BUNDLED, read_card
 from bench.metrics import METRICS, Metric, Value, options_of
 from bench.metrics.features import FEATURES, OF_SHAPE
 from bench.metrics.statistics import Statistics
 from bench.report.text import brief
 from bench.runner import Job
+from bench.show_checkpoints import print_checkpoints, print_students
 from bench.spec import Cell
 from bench.store import Store
 from bench.tuning import Done, Refused
@@ -110,11 +109,14 @@ def print_list(what: str, verbose: bool) -> None:
     """Names, one a line, and beside a metric's what this machine lacks for it; with `verbose`, what each is."""
     listings: dict[str, tuple[list[str], Callable[[str], str], Callable[[str], str]]] = {
         "solvers": (solvers.names(), str, _about_solver),
-        "checkpoints": (CHECKPOINTS.names(), str, _about_checkpoint),
         "metrics": (METRICS.names(), _name_metric, _about_metric),
     }
+    tables = {"checkpoints": print_checkpoints, "students": print_students}
+    if what in tables:
+        tables[what](verbose)
+        return
     if what not in listings:
-        raise did_you_mean("list", what, list(listings))
+        raise did_you_mean("list", what, [*listings, *tables])
     names, short, about = listings[what]
     for name in names:
         print(f"{name}\n    {about(name)}" if verbose else short(name))
@@ -135,13 +137,6 @@ def _about_solver(name: str) -> str:
     else:
         lines.append("grids: " + ", ".join(f"{grid} on {schedule}" for schedule, grid in method.grids.items()))
     return "\n    ".join(lines + [method.note] * bool(method.note))
-
-
-def _about_checkpoint(name: str) -> str:
-    if name not in CHECKPOINTS.builtin:
-        return "a plug-in"
-    card = read_card(BUNDLED / name)
-    return f"{card['data']}; sha256 {card['sha256'][:12]}"
 
 
 def _about_metric(name: str) -> str:

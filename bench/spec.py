@@ -5,8 +5,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import (
@@ -21,11 +22,12 @@ from pydantic import (
 )
 
 import solvers
-from bench.checkpoints import Checkpoint, Guide
+from bench.checkpoints import Checkpoint, Guide, Task
+from bench.checkpoints.prompts import Prompts, read_prompts
 from bench.errors import UsageError
 from bench.files import sha256
 from bench.metrics import find_metric
-from bench.words import parse
+from bench.mode import Engine, Layout, Mode, Precision
 
 FORMAT = 3  # of the key: raise it when the same fields come to mean another computation
 ADAPTIVE_NFE = 50  # network calls, a guess that only estimates rest on
@@ -43,10 +45,10 @@ def _rising(interval: tuple[float, float]) -> tuple[float, float]:
     return interval
 
 
-def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("one seed twice gives the same samples twice; give each once")
-    return seeds
+def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("one of them twice gives the same samples twice; give each once")
+    return values
 
 
 def _listed(value: object) -> object:
@@ -60,7 +62,13 @@ def _switched(value: object) -> object:
 
 
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**64)]
+Scale = Annotated[float, Field(allow_inf_nan=False)]
 Level = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of noise, sigma/alpha
+AXIS = (
+    BeforeValidator(_listed),
+    AfterValidator(_different),
+    Field(min_length=1),
+)  # one value, or several to sweep over
 
 
 class Latency(BaseModel):
@@ -103,12 +111,16 @@ class Sweep(BaseModel):
     solvers: tuple[str, ...] = Field(SOLVERS, min_length=1)
     nfe: tuple[Annotated[StrictInt, Field(ge=1, le=10_000)], ...] = Field((5, 6, 8, 10, 12, 15, 20), min_length=1)
     samples: Annotated[StrictInt, Field(ge=2)] = 2000
-    seed: Annotated[tuple[Seed, ...], BeforeValidator(_listed), AfterValidator(_different), Field(min_length=1)] = (0,)
-    guidance: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    seed: Annotated[tuple[Seed, ...], *AXIS] = (0,)
+    guidance: Annotated[tuple[Scale, ...], *AXIS] = (1.0,)
     guidance_interval: Annotated[tuple[Level, Level], AfterValidator(_rising)] | None = None
     cfg_plus_plus: bool = False
     classes: tuple[Annotated[StrictInt, Field(ge=0)], ...] | None = Field(None, min_length=1)
-    dtype: Literal["float32", "float64"] = "float32"
+    prompts: str | None = None
+    negative_prompt: str = ""
+    precision: Annotated[tuple[Precision, ...], *AXIS] = ("fp32",)
+    layout: Annotated[tuple[Layout, ...], *AXIS] = ("contiguous",)
+    engine: Annotated[tuple[Engine, ...], *AXIS] = ("eager",)
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     reference: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     inception_weights: str | None = None
@@ -116,9 +128,21 @@ class Sweep(BaseModel):
     quality: Window | None = None
     tuned: str = "tuned"
 
+    @cached_property
+    def texts(self) -> Prompts | None:
+        """The prompts themselves; raises UsageError when they cannot be read."""
+        return read_prompts(Path(self.prompts), self.negative_prompt) if self.prompts else None
+
     @property
-    def guide(self) -> Guide:
-        return Guide(self.guidance, self.guidance_interval, self.cfg_plus_plus)
+    def tasks(self) -> list[Task]:
+        """What the checkpoint is asked for, one for each scale of guidance."""
+        guides = [Guide(scale, self.guidance_interval, self.cfg_plus_plus) for scale in self.guidance]
+        return [Task(guide, self.classes, self.texts) for guide in guides]
+
+    @property
+    def modes(self) -> list[Mode]:
+        """The ways in which the network is run."""
+        return [Mode(*ways) for ways in product(self.precision, self.layout, self.engine)]
 
     def metrics_on(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         """Those asked for, or the checkpoint's own, which of some classes alone are those that make sense of them."""
@@ -128,7 +152,8 @@ class Sweep(BaseModel):
     def definition(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The sweep with nothing left to defaults, as it is written into its results folder."""
         resolved = self.model_dump(mode="json") | {"metrics": list(self.metrics_on(checkpoint))}
-        return resolved | {"checkpoint": checkpoint.name, "digest": checkpoint.digest}
+        prompts = {"prompts": self.texts.to_dict()} if self.texts else {}
+        return resolved | {"checkpoint": checkpoint.name, "digest": checkpoint.digest} | prompts
 
 
 def read_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
@@ -182,7 +207,11 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One sampler at one budget on one checkpoint: everything that decides its samples and its numbers."""
+    """One sampler at one budget on one checkpoint: everything that decides its samples and its numbers.
+
+    `digest` is that of the network which makes the samples: of a student, its own.  `axes` says in words what sets the
+    cell apart from others of its solver and budget in its sweep.
+    """
 
     checkpoint: str
     digest: str
@@ -190,15 +219,21 @@ class Cell:
     plan: solvers.Plan | solvers.Procedure
     samples: int
     seed: int
-    guide: Guide
-    dtype: str
+    task: Task
+    mode: Mode
     metrics: tuple[str, ...]
-    classes: tuple[int, ...] | None = None
     against: tuple[str, ...] = ()  # the metrics' families and references
+    student: bool = False
+    axes: str = ""
+
+    @property
+    def series(self) -> str:
+        """What its line in a figure is called."""
+        return f"{self.solver} {self.axes}".strip()
 
     @property
     def label(self) -> str:
-        return f"{self.checkpoint} {self.solver} nfe={self.nfe or 'adaptive'}"
+        return f"{self.checkpoint} {self.series} nfe={self.nfe or 'adaptive'}"
 
     @property
     def nfe(self) -> int | None:
@@ -223,10 +258,11 @@ class Cell:
             "plan": _rounded(json.loads(self.plan.to_json())),
             "samples": self.samples,
             "seed": self.seed,
-            "guidance": dataclasses.asdict(self.guide),
-            "dtype": self.dtype,
+            "guidance": dataclasses.asdict(self.task.guide),
             "metrics": sorted(self.metrics),
-        } | ({"classes": sorted(self.classes)} if self.classes else {})
+        } | self.mode.identity()
+        about |= {"classes": sorted(self.task.classes)} if self.task.classes else {}
+        about |= {"prompts": self.task.prompts.digest} if self.task.prompts else {}
         about |= {"against": sorted(self.against)} if self.against else {}
         return sha256(json.dumps(about, sort_keys=True).encode())
 
@@ -236,20 +272,22 @@ class Cell:
             "checkpoint": self.checkpoint,
             "digest": self.digest,
             "solver": self.solver,
+            "series": self.series,
+            "student": self.student,
             "options": dict(self.plan.options),
             "order": self.plan.order,
             "nfe": self.nfe,
             "times": self.plan.times,
             "samples": self.samples,
             "seed": self.seed,
-            "guidance": self.guide.scale,
-            "guidance_interval": self.guide.interval,
-            "cfg_plus_plus": self.guide.plus_plus,
-            "dtype": self.dtype,
+            "guidance": self.task.guide.scale,
+            "guidance_interval": self.task.guide.interval,
+            "cfg_plus_plus": self.task.guide.plus_plus,
             "metrics": self.metrics,
-            "classes": self.classes,
+            "classes": self.task.classes,
+            "prompts": self.task.prompts.to_dict() if self.task.prompts else None,
             "learned_from": self.plan.learned_from.to_dict() if self.plan.learned_from else None,
-        }
+        } | self.mode.to_dict()
 
 
 def _rounded(value: Any) -> Any:
@@ -258,73 +296,3 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _rounded(v) for k, v in value.items()}
     return [_rounded(v) for v in value] if isinstance(value, list) else value
-
-
-def cells(sweep: Sweep, checkpoint: Checkpoint, against: tuple[str, ...] = ()) -> tuple[list[Cell], list[str]]:
-    """The sweep's cells, and one line for each budget that a solver cannot spend.
-
-    `against` is what the metrics' numbers compare within: their families and references.
-
-    Raises UsageError for a solver that can spend none of the budgets, or options it cannot take.
-    """
-    metrics = sweep.metrics_on(checkpoint)
-    for metric in metrics:
-        of_ode = find_metric(metric)[0].of_ode
-        if sweep.classes and not of_ode:
-            raise UsageError(
-                f"classes: {metric} compares with all of them; metrics that can be taken of some: trajectory"
-            )
-    checkpoint.check_classes(sweep.classes or ())
-    found: dict[str, Cell] = {}
-    skipped: list[str] = []
-    for text in sweep.solvers:
-        plans, unspendable = _plans(text, sweep, checkpoint)
-        skipped += unspendable
-        for plan in plans:
-            _check(text, plan, sweep, metrics)
-            for seed in sweep.seed:
-                cell = Cell(
-                    checkpoint.name, checkpoint.digest, text, plan, sweep.samples, seed, sweep.guide, sweep.dtype,
-                    metrics, sweep.classes, against,
-                )  # fmt: skip
-                found.setdefault(cell.key, cell)
-    return list(found.values()), skipped
-
-
-def _check(text: str, plan: solvers.Plan | solvers.Procedure, sweep: Sweep, metrics: tuple[str, ...]) -> None:
-    """Raises UsageError for a plan that CFG++ is not defined for, or that none of the metrics applies to."""
-    one_a_step = isinstance(plan, solvers.Plan) and plan.call_times in (plan.times[:-1], plan.times[1:-1])
-    if sweep.cfg_plus_plus and not one_a_step:
-        raise UsageError(f"solver {text!r}: cfg_plus_plus is defined for one call at the start of each step")
-    if (plan.draws or sweep.cfg_plus_plus) and all(find_metric(metric)[0].of_ode for metric in metrics):
-        raise UsageError(f"solver {text!r} follows no ODE, which {', '.join(metrics)} is about: add another metric")
-
-
-def _plans(text: str, sweep: Sweep, checkpoint: Checkpoint) -> tuple[list[solvers.Plan | solvers.Procedure], list[str]]:
-    """The plans of one solver at every budget it can spend, and why not at the others; an adaptive one has one."""
-    name, options = parse("solver", text)
-    method = solvers.method(name)
-    if method.learns:
-        folder = Path(sweep.tuned) / checkpoint.name / method.name
-        options = {"guidance": sweep.guidance, "tuned": str(folder)} | options
-    where = {k: options.pop(k) for k in ("grid", *TIMES) if k in options}
-    if not isinstance(where.get("grid", ""), str) or not all(isinstance(where.get(k, 0.0), int | float) for k in TIMES):
-        raise UsageError(f"solver {text!r}: grid is a word; t_start and t_end are numbers")
-    plans, skipped = [], []
-    for nfe in [None] if method.adaptive else dict.fromkeys(sweep.nfe):
-        try:
-            plans.append(method.build(checkpoint.schedule, nfe, **where, options=options))
-        except solvers.BudgetError as error:
-            skipped.append(str(error))
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"solver {text!r}: {error}") from error
-    if not plans:
-        raise UsageError(skipped[0])
-    for plan in plans:
-        learned = plan.learned_from
-        if learned and learned.digest != checkpoint.digest:
-            raise UsageError(
-                f"solver {text!r}: {options['tuned']} was learned from checkpoint {learned.digest[:12]}, not from "
-                f"{checkpoint.name} ({checkpoint.digest[:12]}): run `fewstep tune {name}` for it"
-            )
-    return plans, skipped

@@ -20,11 +20,13 @@ import torch
 from torch import Tensor
 
 import solvers
-from bench.checkpoints import Checkpoint, Guide, load
+from bench.checkpoints import Checkpoint, Guide, Task, load
+from bench.checkpoints.prompts import Prompts, read_prompts
 from bench.environment import environment
 from bench.errors import UsageError
 from bench.files import nearest_folder, write_atomically, write_json
 from bench.metrics import Chunk, Context, find_metric, make_metric
+from bench.mode import Mode
 from bench.runner import find_device
 from bench.words import parse
 from solvers import noise
@@ -94,19 +96,25 @@ class Tuning:
     targets: tuple[tuple[int | None, float], ...]
     seed: int
     classes: tuple[int, ...] | None
+    prompts: Prompts | None
     metric: str | None
     dtype: torch.dtype
     device: torch.device
     folder: Path
 
+    def task(self, guidance: float) -> Task:
+        """What the checkpoint is asked for while a method learns."""
+        return Task(Guide(guidance), self.classes, self.prompts)
+
     def problem(self, guidance: float) -> Problem:
         """The checkpoint as a tuner sees it, on noise that no evaluation uses."""
-        denoiser = self.checkpoint.denoiser(Guide(guidance), self.device, self.dtype)
+        task = self.task(guidance)
+        denoiser = self.checkpoint.denoiser(task, self.device, self.dtype)
 
         def start(first: int, count: int, t: float) -> tuple[Tensor, dict[str, Tensor]]:
             x_T = self.checkpoint.latents(self.seed, first, count, t, noise.TUNING)
-            y = self.checkpoint.labels(self.seed, first, count, self.classes, noise.TUNING)
-            return x_T.to(self.device, self.dtype), {"y": y.to(self.device)}
+            cond = self.checkpoint.conditions(task, self.seed, first, count, self.device, noise.TUNING)
+            return x_T.to(self.device, self.dtype), cond
 
         metric = (self.metric, self._distance(guidance)) if self.metric else None
         return Problem(denoiser, guidance, self.checkpoint.shape, self.seed, start, metric)
@@ -114,11 +122,11 @@ class Tuning:
     def _distance(self, guidance: float) -> Any:
         """The metric's first number of final states x (B, *shape)."""
         assert self.metric is not None
-        context = Context(self.checkpoint, self.seed, Guide(guidance), self.folder, self.device)
+        context = Context(self.checkpoint, self.seed, self.task(guidance), self.folder, self.device)
         measure = make_metric(self.metric, context)
 
         def distance(x: Tensor) -> float:
-            chunk = Chunk.of(0, x, self.checkpoint.kind)
+            chunk = Chunk.of(0, x, self.checkpoint)
             return float(measure.evaluate(measure.extract(chunk), ())[0].value)
 
         return distance
@@ -126,8 +134,10 @@ class Tuning:
     def about(self) -> dict[str, Any]:
         """What a file here must have been learned with, to be what this command would learn."""
         classes = {"classes": " ".join(map(str, self.classes))} if self.classes else {}
+        prompts = {"prompts": self.prompts.digest} if self.prompts else {}
         metric = {"metric": self.metric} if self.metric else {}
-        return {"digest": self.checkpoint.digest, "seed": self.seed, "settings": self.settings | classes | metric}
+        settings = self.settings | classes | prompts | metric
+        return {"digest": self.checkpoint.digest, "seed": self.seed, "settings": settings}
 
     def run(self, command: str) -> Iterator[Done | Refused]:
         """Learn what is not there yet, one target after another, noting the command."""
@@ -173,8 +183,9 @@ def prepare(
     guidance: Sequence[float],
     seed: int,
     classes: Sequence[int] | None,
+    prompts: Path | None,
     metric: str | None,
-    dtype: str,
+    precision: str,
     device: str,
     out: Path,
 ) -> Tuning:
@@ -189,23 +200,29 @@ def prepare(
     except ValueError as error:
         raise UsageError(str(error)) from error
     loaded = load(checkpoint)
-    loaded.check_classes(classes or ())
+    _check_values(nfe, seed, metric, precision)
+    budgets: Sequence[int | None] = [None] if found.any_budget else list(dict.fromkeys(nfe))
+    tuning = Tuning(
+        found, settings, loaded, tuple((n, g) for g in dict.fromkeys(guidance) for n in budgets), seed,
+        tuple(sorted(set(classes))) if classes else None, read_prompts(prompts) if prompts else None, metric,
+        Mode(precision).states, find_device(device), out / loaded.name / found.name,
+    )  # fmt: skip
+    for _, scale in tuning.targets:
+        loaded.check(tuning.task(scale))
+    _check_folder(tuning)
+    return tuning
+
+
+def _check_values(nfe: Sequence[int], seed: int, metric: str | None, precision: str) -> None:
+    """Raise UsageError for what no tuning can be asked."""
     if not 0 <= seed < 2**63:
         raise UsageError(f"--seed {seed}: give a whole number from 0 to 2^63 - 1")
     if bad := [n for n in nfe if n < 1]:
         raise UsageError(f"--nfe {bad[0]}: give budgets of at least 1 call")
-    if dtype not in ("float32", "float64"):
-        raise UsageError(f"--dtype {dtype}: give float32 or float64")
+    if precision not in ("fp32", "fp64"):
+        raise UsageError(f"--precision {precision}: methods learn in fp32 or fp64")
     if metric is not None and find_metric(metric)[0].of_ode:
         raise UsageError(f"--metric {metric}: that is what is searched for anyway; give a distance of distributions")
-    budgets: Sequence[int | None] = [None] if found.any_budget else list(dict.fromkeys(nfe))
-    tuning = Tuning(
-        found, settings, loaded, tuple((n, g) for g in dict.fromkeys(guidance) for n in budgets), seed,
-        tuple(sorted(set(classes))) if classes else None, metric, getattr(torch, dtype), find_device(device),
-        out / loaded.name / found.name,
-    )  # fmt: skip
-    _check_folder(tuning)
-    return tuning
 
 
 def _check_folder(tuning: Tuning) -> None:

@@ -19,10 +19,11 @@ class Preconditioned(nn.Module):
         self.sigma_data = sigma_data
 
     def forward(self, x: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
-        """x (B, *shape), sigma (B,) in data units -> D (B, *shape)."""
+        """x (B, *shape), sigma (B,) in data units -> D (B, *shape), in x's dtype whatever the network's own is."""
         s = sigma.reshape(-1, *[1] * (x.ndim - 1))
         total = (s**2 + self.sigma_data**2).sqrt()
-        F = self.network(x / total, sigma.log() / 4, **cond)
+        own = next((p.dtype for p in self.network.parameters()), x.dtype)
+        F = self.network((x / total).to(own), sigma.log() / 4, **cond).to(x.dtype)
         return (self.sigma_data / total) ** 2 * x + (s * self.sigma_data / total) * F
 
 

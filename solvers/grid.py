@@ -10,6 +10,7 @@ from solvers.registry import did_you_mean
 from solvers.schedule import Array, RectifiedFlow, Schedule, VPDiscrete
 
 RHO = 7.0  # Karras et al. 2022, arXiv 2206.00364, Table 1
+ORIGIN = 50  # steps of the DDIM teacher that latent consistency models are distilled along
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,23 @@ def _trailing(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array
     return _labels(schedule, np.append(np.arange(T, 0, -T / N)[:N].round() - 1, -1.0))
 
 
+def _of_origin(end: float) -> Callable[[Schedule, int, float, float], Array]:
+    """N of the 50 labels 20 j - 1 of latent consistency models, then label `end`.  Luo et al. 2023, arXiv 2310.04378.
+
+    Evenly spaced from the noise on, by index rounded down, as diffusers picks them; LCM ends on the data (label -1),
+    TCD on label 0.  Raises ValueError for more steps than there are labels.
+    """
+
+    def grid(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array:
+        skipped = round(t_start / schedule.t_end) // ORIGIN
+        if N > ORIGIN or not skipped:
+            raise ValueError(f"the grid of latent consistency models has {ORIGIN} labels, fewer than {N} steps")
+        picked = np.linspace(0, ORIGIN, N, endpoint=False).astype(int)
+        return _labels(schedule, np.append((ORIGIN - picked) * skipped - 1.0, end))
+
+    return grid
+
+
 def _shifted(schedule: Schedule, N: int, t_start: float, t_end: float) -> Array:
     """Uniform, shifted towards the noise by the flow's own factor, the last step landing on the data.
 
@@ -161,6 +179,8 @@ GRIDS: dict[str, Callable[[Schedule, int, float, float], Array]] = {
     "leading": _leading,
     "linspace": _linspace,
     "trailing": _trailing,
+    "lcm": _of_origin(-1.0),
+    "tcd": _of_origin(0.0),
     "shifted": _shifted,
 }
 

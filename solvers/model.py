@@ -39,14 +39,15 @@ def conversion(source: Prediction, target: Prediction, alpha: Level, sigma: Leve
 class Guidance:
     """Classifier-free guidance: out = null + w (cond - null).  Ho & Salimans 2022, arXiv 2207.12598.
 
-    `null` gives, for each condition, the value that stands for its absence.  w is `scale` where sigma/alpha lies in
-    `interval` = (low, high] and 1, at the price of one forward, elsewhere (Kynkaanniemi et al. 2024, arXiv 2404.07724).
-    With `cfgpp`, the times of the sampler's grid, `scale` is the lambda of CFG++ (Chung et al. 2024, arXiv 2406.08070):
-    data guided by lambda, noise not at all, which for DDIM's step of length h is w = lambda / (1 - e^-h).
+    `null` gives, for each condition, what stands for its absence: a value, or a tensor of one row.  w is `scale` where
+    sigma/alpha lies in `interval` = (low, high] and 1, at the price of one forward, elsewhere (Kynkaanniemi et al.
+    2024, arXiv 2404.07724).  With `cfgpp`, the times of the sampler's grid, `scale` is the lambda of CFG++ (Chung et
+    al. 2024, arXiv 2406.08070): data guided by lambda, noise not at all, which for DDIM's step of length h is
+    w = lambda / (1 - e^-h).
     """
 
     scale: float
-    null: Mapping[str, int]
+    null: Mapping[str, int | Tensor]
     interval: tuple[float, float] = (0.0, inf)
     cfgpp: tuple[float, ...] = ()
 
@@ -180,7 +181,7 @@ class Denoiser:
         self.count(x.shape[0], 1, 1 if scale is None else 2)
         out = self.network(x, t, **cond)
         if scale is not None and self.guidance is not None:
-            null = {k: torch.full_like(v, self.guidance.null[k]) for k, v in cond.items()}
+            null = {k: _absent(v, self.guidance.null[k]) for k, v in cond.items()}
             out = torch.lerp(self.network(x, t, **null).to(x.dtype), out.to(x.dtype), scale)
         return out if out.dtype is x.dtype else out.to(x.dtype)
 
@@ -191,6 +192,11 @@ class Denoiser:
             self.forwards += forwards
             self.evaluated += calls * samples
             self.passed += forwards * samples
+
+
+def _absent(condition: Tensor, null: int | Tensor) -> Tensor:
+    """What stands for the absence of a condition (B, ...), once a sample."""
+    return null.expand_as(condition) if isinstance(null, Tensor) else torch.full_like(condition, null)
 
 
 def column(values: ArrayLike, x: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import solvers
+from bench.checkpoints.prompts import Prompts
 from bench.errors import UsageError
 from solvers import noise
 from solvers.model import Prediction
 
 Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
 Apart = Callable[[torch.device, int], Callable[[], object]]
+
+
+BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -31,16 +35,43 @@ class Guide:
     interval: tuple[float, float] | None = None
     plus_plus: bool = False
 
+    @property
+    def acts(self) -> bool:
+        """Whether a sample takes two forwards anywhere: CFG++'s scale of 1 is no scale of 1."""
+        return self.scale != 1 or self.plus_plus
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a checkpoint is asked for: how it is guided, samples of which classes (None: of all), of which prompts."""
+
+    guide: Guide = Guide()
+    classes: tuple[int, ...] | None = None
+    prompts: Prompts | None = None
+
+
+class Text(Protocol):
+    """How a network is told of prompts."""
+
+    def encode(self, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+        """The network's conditions, by keyword, with one row a prompt."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A network ready to be sampled.
 
-    `digest` is the SHA-256 of its weights, `classes` the probability of each class, whose number is also the label that
-    means no class.  `kind` says whether samples are images in [-1, 1], to be quantised once to bytes, or plain vectors.
-    `real` gives the real images (N, C, H, W) uint8 to compare with; of a known distribution, `moments` gives the mean
-    and covariance and `draw` samples: (seed, start, count) -> (count, *shape), float64.  `apart` names work that is
-    needed beside the network's calls, such as decoding latents, and timed apart: (device, batch) -> what is timed.
+    `digest` is the SHA-256 of its weights, `shape` that of the space samples are made in, `classes` the probability of
+    each class, whose number is also the label that means no class, unless the network `knows_no_class`; a network
+    without classes gets no label, and one with a `text` the conditions that it makes of prompts.  With
+    `scale_as_input` the scale of guidance is one more input, `w`, of a network that was distilled to obey it.
+
+    `kind` says whether samples are images in [-1, 1], to be quantised once to bytes, or plain vectors; `decode` makes
+    images of `image_shape` of latents (B, *shape), which it may do in parts.  `real` gives the real images
+    (N, C, H, W) uint8 to compare with; of a known distribution, `moments` gives the mean and covariance and `draw`
+    samples: (seed, start, count) -> (count, *shape), float64.  `apart` names work that is needed beside the network's
+    calls, such as decoding latents, and timed apart: (device, batch) -> what is timed.  `reopen` gives the same
+    checkpoint with further options, as a student's weights are.
     """
 
     name: str
@@ -49,18 +80,32 @@ class Checkpoint:
     schedule: solvers.Schedule
     predicts: Prediction
     shape: tuple[int, ...]
-    classes: tuple[float, ...]
-    kind: Literal["image", "vector"]
-    metrics: tuple[str, ...]
-    card: Mapping[str, Any]
+    classes: tuple[float, ...] = ()
+    kind: Literal["image", "vector"] = "image"
+    metrics: tuple[str, ...] = ("fid",)
+    card: Mapping[str, Any] = field(default_factory=dict)
     real: Callable[[], NDArray[np.uint8]] | None = None
     moments: Callable[[], Moments] | None = None
     draw: Callable[[int, int, int], Tensor] | None = None
     apart: Mapping[str, Apart] = field(default_factory=dict)
+    text: Text | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
+    image_shape: tuple[int, ...] = ()
+    scale_as_input: bool = False
+    knows_no_class: bool = True
+    reopen: Callable[[Mapping[str, solvers.Option]], "Checkpoint"] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_shape", self.image_shape or self.shape)
+
+    @property
+    def batch(self) -> int:
+        """Samples a chunk, unless somebody knows better: as many as 2^20 numbers hold, and 500 at most."""
+        return max(1, min(BATCH, 2**20 // math.prod(self.shape)))
 
     def denoiser(
         self,
-        guide: Guide,
+        task: Task,
         device: torch.device,
         dtype: torch.dtype,
         times: tuple[float, ...] = (),
@@ -68,15 +113,33 @@ class Checkpoint:
     ) -> solvers.Denoiser:
         """A copy of the network on `device`, behind a call counter, guided; CFG++ needs the sampler's `times`.
 
-        Weights keep their own precision, but rise to float64 when that is asked for.  `network` is a copy made before
-        for the same device and dtype, which many denoisers may share.
+        `network` is one made ready before for the same device, which many denoisers may share.
         """
         if network is None:
-            copied = copy.deepcopy(self.network).to(device)
-            network = copied.double() if dtype == torch.float64 else copied
-        null, steps = {"y": len(self.classes)}, times if guide.plus_plus else ()
+            network = replica(self.network, device, dtype)
+        guide = task.guide
+        if self.scale_as_input:
+            return solvers.Denoiser(network, self.schedule, self.predicts)
+        null: dict[str, int | Tensor] = {"y": len(self.classes)} if self.classes else {}
+        if self.text and guide.acts:
+            null |= self.text.encode([task.prompts.negative if task.prompts else ""], device)
+        steps = times if guide.plus_plus else ()
         guidance = solvers.Guidance(guide.scale, null, guide.interval or (0.0, math.inf), steps)
         return solvers.Denoiser(network, self.schedule, self.predicts, guidance)
+
+    def conditions(
+        self, task: Task, seed: int, start: int, count: int, device: torch.device, streams: int = 0
+    ) -> dict[str, Tensor]:
+        """What the network is told of samples start .. start + count - 1 beside their states, (count, ...) each."""
+        cond: dict[str, Tensor] = {}
+        if self.classes:
+            cond["y"] = self.labels(seed, start, count, task.classes, streams).to(device)
+        if self.text:
+            assert task.prompts is not None
+            cond |= self.text.encode(task.prompts.of(start, count), device)
+        if self.scale_as_input:
+            cond["w"] = torch.full((count,), task.guide.scale, device=device)
+        return cond
 
     def latents(self, seed: int, start: int, count: int, t: float, streams: int = 0) -> Tensor:
         """x_T of samples start .. start + count - 1, float64 (count, *shape), a pure function of (seed, index).
@@ -97,11 +160,36 @@ class Checkpoint:
         u = noise.uniform(seed, streams + noise.LABEL, start, count, 1)
         return torch.bucketize(torch.from_numpy(u).flatten(), edges)
 
-    def check_classes(self, classes: Collection[int]) -> None:
-        """Raises UsageError unless these are some of the checkpoint's classes."""
-        for k in classes:
+    def check(self, task: Task) -> None:
+        """Raises UsageError where the checkpoint cannot be asked for that: classes, prompts or guidance."""
+        for k in task.classes or ():
             if not 0 <= k < len(self.classes):
-                raise UsageError(f"classes: {k} is no class of {self.name}, which has 0 to {len(self.classes) - 1}")
+                has = f"has 0 to {len(self.classes) - 1}" if self.classes else "has none"
+                raise UsageError(f"classes: {k} is no class of {self.name}, which {has}")
+        if self.text and task.prompts is None:
+            raise UsageError(
+                f"{self.name} is told what to make by prompts: name a file with one a line, --prompts FILE"
+            )
+        if task.prompts and not self.text:
+            raise UsageError(f"prompts {task.prompts.name}: {self.name} knows no text")
+        guide = task.guide
+        if self.scale_as_input:
+            if guide.interval or guide.plus_plus:
+                what = "cfg_plus_plus" if guide.plus_plus else "guidance_interval"
+                raise UsageError(f"{what}: {self.name} is told one scale of guidance, as an input")
+        elif guide.acts and not (self.text or (self.classes and self.knows_no_class)):
+            lacks = "was not trained without its classes" if self.classes else "has neither classes nor text"
+            instead = "leave cfg_plus_plus out" if guide.scale == 1 else "give 1"
+            raise UsageError(f"guidance = {guide.scale:g}: {self.name} {lacks}; {instead}")
+
+
+def replica(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The network on a device in a dtype; what needs no change is shared with the original, which stays as it was."""
+    moved: dict[int, Tensor] = {
+        id(p): nn.Parameter(p.detach().to(device), p.requires_grad) for p in network.parameters()
+    }
+    moved |= {id(b): b.to(device) for b in network.buffers()}
+    return copy.deepcopy(network, moved).to(device, dtype)
 
 
 def quantise(x: Tensor) -> NDArray[np.uint8]:

@@ -44,7 +44,7 @@ class DigitsMLP(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, y: Tensor, augment: Tensor | None = None) -> Tensor:
         angle = c_noise[:, None] * self.frequencies
-        emb = self.noise(torch.cat([angle.cos(), angle.sin()], 1)) + self.label(y)
+        emb = self.noise(torch.cat([angle.cos(), angle.sin()], 1).to(x.dtype)) + self.label(y)
         if augment is not None:
             emb = emb + self.augment(augment)
         emb = F.silu(emb)

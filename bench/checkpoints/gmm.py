@@ -1,6 +1,7 @@
 """Exact Gaussian mixtures with classes: closed-form noise prediction, exact samples, exact moments."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -33,6 +34,10 @@ class GaussianMixture(nn.Module):
         self.register_buffer("axes", axes.double())
         self.register_buffer("variances", variances.double())
         self.register_buffer("component_class", torch.arange(len(weights)) % classes)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GaussianMixture":
+        """Moves where `fn` moves tensors, and stays float64: what is exact knows no other precision."""
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
     @classmethod
     def random(cls, seed: int, k: int = 6, shape: tuple[int, ...] = (1, 4, 4), classes: int = 3) -> "GaussianMixture":

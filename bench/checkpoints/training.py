@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import solvers
 from bench.checkpoints import digits
-from bench.checkpoints.base import quantise, unquantise
+from bench.checkpoints.base import Task, quantise, unquantise
 from bench.checkpoints.bundle import read_bundle, write_bundle
 from bench.checkpoints.digits_net import NO_CLASS, DigitsMLP
 from bench.checkpoints.gmm import GaussianMixture, bundle_tensors
@@ -70,7 +70,7 @@ def quality(checkpoint: Any) -> dict[str, float]:
     labels = digits.data()["train"][1]
     plan = solvers.plan("ddim", checkpoint.schedule, 200)
     x_T = checkpoint.latents(1, 0, len(labels), plan.times[0]).float()
-    denoiser = checkpoint.denoiser(1.0, torch.device("cpu"), torch.float32)
+    denoiser = checkpoint.denoiser(Task(), torch.device("cpu"), torch.float32)
     samples = unquantise(quantise(solvers.sample(plan, denoiser, x_T, cond={"y": labels}))).reshape(-1, 64)
     reference = Moments.of(heldout)
     to_heldout = Gaussian(reference.mean, reference.covariance, {})

@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench.causes import cause_of
 from bench.cell import run
-from bench.checkpoints import Checkpoint
+from bench.cells import Subjects
+from bench.checkpoints import Task
 from bench.measure.session import Measuring
 from bench.metrics import Chunk, Metric
+from bench.mode import Mode
 from bench.spec import Cell
 from bench.store import Store
 
@@ -25,18 +28,33 @@ class Failure:
     cause: str
 
 
+class Networks:
+    """Networks made ready for cells, the last one kept: cells that share one follow each other."""
+
+    def __init__(self, subjects: Subjects, device: torch.device) -> None:
+        self.subjects, self.device = subjects, device
+        self._made: tuple[tuple[str, Mode], Callable[..., Tensor]] | None = None
+
+    def of(self, cell: Cell) -> Callable[..., Tensor]:
+        """The network that makes a cell's samples, in its mode."""
+        wanted = cell.digest, cell.mode
+        if self._made is None or self._made[0] != wanted:
+            self._made = None  # two of them may not fit
+            self._made = wanted, cell.mode.ready(self.subjects.of(cell).network, self.device)
+        return self._made[1]
+
+
 def execute(
     pending: list[Cell],
-    metrics: Mapping[int, dict[str, Metric]],
-    checkpoint: Checkpoint,
+    metrics: Mapping[tuple[int, Task], dict[str, Metric]],
+    networks: Networks,
     store: Store,
-    device: torch.device,
     batch: int,
     watchers: Sequence[Callable[[Cell, Chunk], None]],
 ) -> list[Failure]:
     """Run every pending cell into the store; a failing one is recorded with its cause and the rest goes on.
 
-    `metrics` are by name, for each seed; `watchers` see every chunk of samples.
+    `metrics` are by name, for each seed and task; `watchers` see every chunk of samples.
     """
     failures = []
     for cell in pending:
@@ -46,7 +64,9 @@ def execute(
                 watcher(cell, chunk)
 
         try:
-            record, arrays = run(cell, checkpoint, metrics[cell.seed], device, batch, on_chunk)
+            subject, network = networks.subjects.of(cell), networks.of(cell)
+            of_cell = metrics[cell.seed, cell.task]
+            record, arrays = run(cell, subject, of_cell, networks.device, batch, on_chunk, network)
             store.put(cell.key, record, arrays)
         except Exception as error:  # whatever one cell does, the others are worth having
             failures.append(Failure(cell.label, cause_of(error)))

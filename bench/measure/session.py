@@ -98,8 +98,7 @@ class Measuring:
 
     def _machine(self) -> dict[str, Any]:
         device, threads = self.place
-        cuda = {"float32_matmul": torch.get_float32_matmul_precision(), "cudnn_tf32": torch.backends.cudnn.allow_tf32}
-        return environment(device) | {"threads": threads} | (cuda if device.type == "cuda" else {})
+        return environment(device) | {"threads": threads}
 
     def _keep(self, session: Session) -> None:
         self.store.put_session(asdict(session))
@@ -127,7 +126,8 @@ class Measuring:
     def _take_memory(self, session: Session) -> None:
         known = session.memory.keys(), session.faults.keys()
         while left := [cell for cell in self.cells if not any(cell.key in keys for keys in known)]:
-            group = left if self.device.type == "cuda" else left[:1]  # a GPU's count can start afresh in one process
+            alike = [cell for cell in left if (cell.digest, cell.mode) == (left[0].digest, left[0].mode)]
+            group = alike if self.device.type == "cuda" else left[:1]  # a GPU's count can start afresh in one process
             self.on_step(f"memory of {group[0].label}")
             try:
                 for key, found in stream(peaks, self.checkpoint, group, *self.place, self._batches(session)[-1]):

@@ -6,17 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import solvers
 from bench.cell import Sampler
 from bench.measure.clock import Mark, Marked, between, mark, timed
 
 
 class Trajectory:
-    """A cell at a batch size; `warm` comes first."""
+    """A cell at a batch size; `warm` comes first.  A CUDA graph runs no call that could be marked: it has no laps."""
 
     def __init__(self, sampler: Sampler, x_T: Tensor, cond: dict[str, Tensor]) -> None:
-        self.plan, self.device = sampler.cell.plan, sampler.device
+        self.sampler, self.plan, self.device = sampler, sampler.cell.plan, sampler.device
         self.denoiser = Marked(sampler.denoiser, sampler.device)
+        self.counted = sampler.denoiser if sampler.cell.mode.engine == "cuda_graph" else self.denoiser
         self.x_T, self.cond = x_T, cond
         self.z = x_T / sampler.checkpoint.schedule.prior_std(self.plan.times[0])
         self.times: tuple[float, ...] = ()
@@ -27,10 +27,10 @@ class Trajectory:
 
     def trajectory(self) -> None:
         self.denoiser.marks.clear()
-        before = self.denoiser.evaluated
-        solvers.sample(self.plan, self.denoiser, self.x_T, lambda k: self.z, cond=self.cond)
+        before = self.counted.evaluated
+        self.sampler.solve(self.denoiser, self.x_T, lambda k: self.z, self.cond)
         self.end = mark(self.device)
-        made = round((self.denoiser.evaluated - before) / len(self.x_T))  # the budget, unless the steps adapt
+        made = round((self.counted.evaluated - before) / len(self.x_T))  # the budget, unless the steps adapt
         self.times = getattr(self.plan, "call_times", self.plan.times[:1] * made)
 
     def calls(self) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.causes import cause_of
 from bench.cell import Sampler
+from bench.cells import Subjects
 from bench.checkpoints import load
 from bench.measure.batch import doubling
 from bench.measure.clock import clocks, timed
@@ -52,21 +53,25 @@ class Round:
 
 
 class Bench:
-    """Cells of one checkpoint ready to run, on one copy of its network and common inputs."""
+    """Cells of one checkpoint ready to run, on one copy of each network and mode, and common inputs."""
 
     def __init__(self, checkpoint: str, cells: Sequence[Cell], device: torch.device, threads: int) -> None:
         torch.set_num_threads(threads)
         self.device = device
-        self.checkpoint = load(checkpoint)
-        first = Sampler(cells[0], self.checkpoint, device)
-        network = first.denoiser.network
-        self.samplers = {cell.key: Sampler(cell, self.checkpoint, device, network) for cell in cells}
-        self._inputs: dict[tuple[int, float, int], tuple[Tensor, dict[str, Tensor]]] = {}
+        subjects = Subjects(load(checkpoint))
+        self.checkpoint = subjects.checkpoint
+        networks = {(cell.digest, cell.mode): cell for cell in cells}
+        made = {about: about[1].ready(subjects.of(cell).network, device) for about, cell in networks.items()}
+        self.samplers = {
+            cell.key: Sampler(cell, subjects.of(cell), device, made[cell.digest, cell.mode]) for cell in cells
+        }
+        self._inputs: dict[Any, tuple[Tensor, dict[str, Tensor]]] = {}
 
     def trial(self, key: str, batch: int) -> Trajectory:
         """A cell's, not run yet."""
         sampler = self.samplers[key]
-        about = (sampler.cell.seed, sampler.cell.plan.times[0], batch)
+        cell = sampler.cell
+        about = (cell.seed, cell.plan.times[0], batch, cell.task, cell.mode, cell.digest)
         if about not in self._inputs:
             self._inputs[about] = sampler.inputs(0, batch)
         return Trajectory(sampler, *self._inputs[about])
@@ -104,14 +109,15 @@ def throughput(
 def peaks(
     checkpoint: str, cells: Sequence[Cell], device: torch.device, threads: int, batch: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each cell's peak memory in one trajectory at a batch size, whole and above what the weights left held: MiB.
+    """Each cell's peak memory in one trajectory at a batch size, whole and above what weights and inputs held: MiB.
 
     A GPU's count starts afresh for each cell; a process's cannot, so that it takes a process a cell.
     """
     bench = Bench(checkpoint, cells, device, threads)
     for cell in cells:
+        trial = bench.trial(cell.key, batch)  # brings text encoders, which are no part of sampling
         before = _held(device)
-        bench.trial(cell.key, batch).trajectory()
+        trial.trajectory()
         after = _peak(device)
         above = {f"{what}above_weights_mib": (after[what] - before[what]) / MIB for what in after}
         of = "a GPU's allocations" if device.type == "cuda" else "peak resident set"

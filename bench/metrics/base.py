@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.checkpoints.base import Checkpoint, Guide, quantise
+from bench.checkpoints.base import Checkpoint, Task, quantise
 from bench.stats import Floats, Parts, parts_of, spread
 
 Features = NDArray[Any]
@@ -49,8 +49,11 @@ class Chunk:
     images: NDArray[np.uint8] | None
 
     @classmethod
-    def of(cls, start: int, x: Tensor, kind: str) -> "Chunk":
-        return cls(start, x, quantise(x) if kind == "image" else None)
+    def of(cls, start: int, x: Tensor, checkpoint: Checkpoint) -> "Chunk":
+        """These final states of the checkpoint, latents decoded; of vectors there are no images."""
+        if checkpoint.kind == "vector":
+            return cls(start, x, None)
+        return cls(start, x, quantise(checkpoint.decode(x) if checkpoint.decode else x))
 
     def __len__(self) -> int:
         return len(self.images if self.x is None else self.x)  # type: ignore[arg-type]
@@ -58,19 +61,19 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Context:
-    """What a metric may need beyond samples: the checkpoint, the start of the trajectories, a folder to cache in.
+    """What a metric may need beyond samples: the checkpoint and what it is asked for, the start of the trajectories, a
+    folder to cache in.
 
-    `classes` are those the samples are of; None stands for all.  `references` are the files or folders to compare with
+    `references` are the files or folders to compare with
     in place of the checkpoint's own data, `weights` the file or folder with the feature networks' weights.  What
     metrics share, such as a network, is made once by `shared`.
     """
 
     checkpoint: Checkpoint
     seed: int
-    guide: Guide
+    task: Task
     cache: Path
     device: torch.device
-    classes: tuple[int, ...] | None = None
     references: tuple[str, ...] = ()
     weights: Path | None = None
     _made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)

@@ -81,8 +81,8 @@ class Digits(Images):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        if context.checkpoint.shape != (1, 8, 8):
-            raise UsageError(f"features 'digits' need 8x8 grey images, not {context.checkpoint.shape}")
+        if context.checkpoint.image_shape != (1, 8, 8):
+            raise UsageError(f"features 'digits' need 8x8 grey images, not {context.checkpoint.image_shape}")
         self.network = DigitsFeatures(features_list=(LAYER, LOGITS))
         self.family = f"digits classifier {self.network.digest[:12]}"
 

@@ -70,7 +70,7 @@ class LPIPSDiversity(Metric):
     def evaluate(self, features: Features, plan_times: tuple[float, ...]) -> list[Value]:
         count = min(self.pairs, len(features) // 2)
         images = torch.from_numpy(quantise(torch.from_numpy(features[: 2 * count])))
-        pairs = images.reshape(count, 2, *self.context.checkpoint.shape).expand(-1, -1, 3, -1, -1)
+        pairs = images.reshape(count, 2, *self.context.checkpoint.image_shape).expand(-1, -1, 3, -1, -1)
         found = torch.cat([self._distances(some) for some in pairs.split(PASS)]).cpu().numpy().astype(np.float64)
         source = {"data": "none"}
         return [self.value(found.mean(), 2 * count, source, influence=found - found.mean(), settings=self.settings)]

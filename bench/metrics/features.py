@@ -46,7 +46,7 @@ def usual(context: Context) -> str:
     checkpoint = context.checkpoint
     if checkpoint.kind == "vector":
         return "states"
-    return next((layer for layer, shape in OF_SHAPE.items() if shape == checkpoint.shape), "inception")
+    return next((layer for layer, shape in OF_SHAPE.items() if shape == checkpoint.image_shape), "inception")
 
 
 class Images(Extractor):
@@ -70,7 +70,7 @@ class Pixels(Images):
         return {"pixels": unquantise(chunk.images).reshape(len(chunk), -1).astype(np.float32)}
 
     def width(self, layer: str) -> int:
-        return math.prod(self.context.checkpoint.shape)
+        return math.prod(self.context.checkpoint.image_shape)
 
 
 class FirstPixels(Pixels):

@@ -36,8 +36,10 @@ class NetworkFeatures(Images):
         before anything is written.
         """
         super().__init__(context)
-        if context.checkpoint.shape[0] not in (1, 3):
-            raise UsageError(f"features {self.layers[0]!r} need grey or RGB images, not {context.checkpoint.shape}")
+        if context.checkpoint.image_shape[0] not in (1, 3):
+            raise UsageError(
+                f"features {self.layers[0]!r} need grey or RGB images, not {context.checkpoint.image_shape}"
+            )
         self.path = self.file.find(context.weights)
         digest = digest_of(self.path) if self.path else self.file.expect(self.layers[0])
         self.family = f"{self.about} {digest[:12]}"

@@ -198,13 +198,13 @@ def check_shape(text: str, source: Source, checkpoint: Checkpoint) -> None:
     elif all(s.tags for s in source.values()):
         shapes = {s.tags.shape for s in source.values() if s.tags}
     else:
-        size, path = "x".join(map(str, checkpoint.shape)), parse_source(text)[0]
+        size, path = "x".join(map(str, checkpoint.image_shape)), parse_source(text)[0]
         raise UsageError(
             f"{text} does not say what it is of; state it once, if it is so: fewstep reference {path} --features "
             f"{','.join(filter(None, source)) or 'inception'} --samples 50000 --shape {size} --name NAME"
         )
-    for shape in shapes - {checkpoint.shape}:
-        there, here = ("x".join(map(str, s)) for s in (shape, checkpoint.shape))
+    for shape in shapes - {checkpoint.image_shape}:
+        there, here = ("x".join(map(str, s)) for s in (shape, checkpoint.image_shape))
         raise UsageError(f"{text} is of {there} images and {checkpoint.name} of {here}: give a reference of {here}")
 
 

@@ -7,7 +7,6 @@
 Foreign files say neither which network nor how many images they are of; somebody has to, once (`fewstep reference`).
 """
 
-import io
 import os
 import pickle
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from bench.files import open_npz, sha256, write_new
 from bench.images import Images
 from bench.metrics.base import Features
 from bench.metrics.gaussian import Matrix, Moments
+from bench.pickles import NUMPY, Array, read_pickle
 
 EDM2 = {"fid": "inception", "fd_dinov2": "dinov2"}  # its names of layers
 FORMATS = {"npz": ".npz", "pkl": ".pkl", "adm": ".npz"}
@@ -121,65 +121,19 @@ def _entry(s: Statistics) -> dict[str, Any]:
     return {"mu": s.mean, "sigma": s.covariance, "tags": s.tags.model_dump_json(), **features}
 
 
-class _Dtype:
-    """Stands for a pickled numpy.dtype."""
-
-    def __init__(self, code: str, *_: object) -> None:
-        self.numpy = np.dtype(code)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.numpy = self.numpy.newbyteorder(state[1])
-
-
-class _Array:
-    """Stands for a pickled numpy.ndarray."""
-
-    array: Any = None
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, by_columns, data = state
-        self.array = _from_bytes(data, dtype, shape, "F" if by_columns else "C").array
-
-
-def _from_bytes(data: Any, dtype: _Dtype, shape: tuple[int, ...], order: Any = "C") -> _Array:
-    found = _Array()
-    found.array = np.frombuffer(data, dtype.numpy).reshape(shape, order=order).copy()
-    return found
-
-
-PARTS: dict[tuple[str, str], Any] = {  # of a pickled array; numpy's own would take bytes for pointers to objects
-    ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
-    ("numpy._core.multiarray", "scalar"): lambda dtype, data: _from_bytes(data, dtype, ()),
-    ("numpy._core.numeric", "_frombuffer"): _from_bytes,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-}
-
-
-class _Arrays(pickle.Unpickler):
-    """Reads pickled arrays, as what stands for them, in plain containers, and imports nothing."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core.", "numpy._core.")  # as numpy 1 called it
-        if (module, name) not in PARTS:
-            raise UsageError(f"it tries to import {module}.{name}, and arrays need nothing of the kind")
-        return PARTS[module, name]
-
-
 def _read_pickle(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        data = _Arrays(io.BytesIO(path.read_bytes())).load()
-    except Exception as error:  # what is no pickle fails in any way
-        why = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
-        raise UsageError(f"{path} cannot be read as statistics: {why}") from error
+        data = read_pickle(path.read_bytes(), NUMPY)
+    except (OSError, UsageError) as error:
+        raise UsageError(f"{path} cannot be read as statistics: {error}") from error
     if not isinstance(data, dict) or not data or not all(isinstance(held, dict) for held in data.values()):
         raise UsageError(f"{path} holds no statistics as EDM2 writes them: {{'fid': {{'mu': ..., 'sigma': ...}}}}")
-    return {EDM2.get(str(name), str(name)): _plain(held) for name, held in data.items()}
+    return {EDM2.get(name, name): _plain(held) for name, held in data.items()}
 
 
 def _plain(held: Mapping[str, Any]) -> dict[str, Any]:
-    """With arrays in place of what stands for them."""
-    return {name: value.array if isinstance(value, _Array) else value for name, value in held.items()}
+    """With arrays, of memory of their own, in place of what stands for them."""
+    return {name: value.array.copy() if isinstance(value, Array) else value for name, value in held.items()}
 
 
 def _checked(label: str, held: Mapping[str, Any]) -> Statistics:

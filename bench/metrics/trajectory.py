@@ -16,6 +16,7 @@ from scipy.integrate import solve_ivp
 from scipy.stats.mstats import mjci
 from torch import Tensor
 
+from bench.errors import UsageError
 from bench.files import sha256, write_atomically
 from bench.metrics.base import Context, Features, Metric, Value
 from bench.metrics.features import FIRST as SAMPLES
@@ -32,12 +33,16 @@ class TrajectoryError(Metric):
     of_ode = True
     gives = ("trajectory_rmse", "trajectory_p95")
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, samples: int = SAMPLES) -> None:
         super().__init__(context, "first_states")
-        self._solutions: dict[tuple[float, float], NDArray[np.float64]] = {}
+        if not 2 <= samples <= SAMPLES:
+            raise UsageError(f"trajectory: samples={samples}: give 2 to {SAMPLES}, of the first of a cell's")
+        self.samples = samples
+        self._solutions: dict[tuple[float, float, int], NDArray[np.float64]] = {}
 
     def evaluate(self, features: Features, plan_times: tuple[float, ...]) -> list[Value]:
-        exact = self._solution(plan_times[0], plan_times[-1])[: len(features)]
+        features = features[: self.samples]
+        exact = self._solution(plan_times[0], plan_times[-1], len(features))
         squared = ((features.astype(np.float64) - exact) ** 2).mean(1)
         n, rmse = len(squared), float(np.sqrt(squared.mean()))
         per_sample = np.sqrt(squared)
@@ -50,31 +55,34 @@ class TrajectoryError(Metric):
             values.append(replace(self.value(p95, n, source, parts=parts, name="trajectory_p95"), se=p95_se))
         return values
 
-    def _solution(self, t_start: float, t_end: float) -> NDArray[np.float64]:
-        """Final states (SAMPLES, d), kept in memory and in the run's folder."""
-        if (t_start, t_end) in self._solutions:
-            return self._solutions[t_start, t_end]
+    def _solution(self, t_start: float, t_end: float, count: int) -> NDArray[np.float64]:
+        """Final states (count, d), kept in memory and in the run's folder."""
+        if (t_start, t_end, count) in self._solutions:
+            return self._solutions[t_start, t_end, count]
         c = self.context
-        about = [c.checkpoint.digest, c.seed, c.guide.scale, c.guide.interval, t_start, t_end, SAMPLES, RTOL]
-        about += [c.classes] * (c.classes is not None)
+        guide, classes, prompts = c.task.guide, c.task.classes, c.task.prompts
+        about = [c.checkpoint.digest, c.seed, guide.scale, guide.interval, t_start, t_end, count, RTOL]
+        about += [classes] * (classes is not None) + [prompts and prompts.digest] * (prompts is not None)
         path = c.cache / f"trajectory-{sha256(json.dumps(about).encode())[:16]}.npy"
         if path.exists():
             exact: NDArray[np.float64] = np.load(path)
         else:
-            exact = solve(c, t_start, t_end)
+            exact = solve(c, t_start, t_end, count)
             write_atomically(path, lambda file: np.save(file, exact))
-        self._solutions[t_start, t_end] = exact
+        self._solutions[t_start, t_end, count] = exact
         return exact
 
 
 @torch.no_grad()
-def solve(context: Context, t_start: float, t_end: float) -> NDArray[np.float64]:
-    """The ODE's solution from samples 0 .. SAMPLES - 1 of the seed, each in its class: (SAMPLES, d)."""
+def solve(context: Context, t_start: float, t_end: float, count: int = SAMPLES) -> NDArray[np.float64]:
+    """The ODE's solution from samples 0 .. count - 1 of the seed, each on its condition: (count, d)."""
     checkpoint, schedule = context.checkpoint, context.checkpoint.schedule
-    denoiser = checkpoint.denoiser(context.guide, context.device, torch.float64)
-    cond = {"y": checkpoint.labels(context.seed, 0, SAMPLES, context.classes).to(context.device)}
-    x_T = checkpoint.latents(context.seed, 0, SAMPLES, t_start)
+    denoiser = checkpoint.denoiser(context.task, context.device, torch.float64)
+    cond = checkpoint.conditions(context.task, context.seed, 0, count, context.device)
+    x_T = checkpoint.latents(context.seed, 0, count, t_start)
     shape, t_last = x_T.shape, t_end or schedule.t_end
+    starts = range(0, count, checkpoint.batch)
+    conditions = [{k: v[i : i + checkpoint.batch] for k, v in cond.items()} for i in starts]
 
     def level(log_u: float) -> tuple[float, float]:
         t = float(schedule.t_of_lam(-log_u))
@@ -82,8 +90,12 @@ def solve(context: Context, t_start: float, t_end: float) -> NDArray[np.float64]
 
     def predict(y: NDArray[np.float64], log_u: float, kind: str) -> Tensor:
         t, alpha = level(log_u)
-        x = alpha * torch.from_numpy(y).reshape(shape).to(context.device)
-        return denoiser(x, t, "noise" if kind == "noise" else "data", cond).cpu().flatten()
+        x = alpha * torch.from_numpy(y).reshape(shape)
+        parts = [
+            denoiser(part.to(context.device), t, "noise" if kind == "noise" else "data", given).cpu()
+            for part, given in zip(x.split(checkpoint.batch), conditions, strict=True)
+        ]
+        return torch.cat(parts).flatten()
 
     def slope(log_u: float, y: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.exp(log_u) * predict(y, log_u, "noise").numpy()

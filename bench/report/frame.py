@@ -10,6 +10,7 @@ from bench.report.tuned import tuning_columns
 from bench.store import Record
 
 CELL = ["checkpoint", "solver", "guidance", "cfg_plus_plus", "samples", "seed", "dtype", "order"]
+LATER = ["series", "student", "precision", "layout", "engine"]  # which older records do not have
 
 
 def tidy(
@@ -26,16 +27,20 @@ def tidy(
 
 
 def _rows(record: Record, measurement: Record | None) -> list[dict[str, object]]:
-    cell = {k: record["cell"][k] for k in CELL} | {
-        "nfe": record["cell"]["nfe"] or round(record["counted_nfe"], 1),
-        "guidance_interval": " ".join(f"{level:g}" for level in record["cell"]["guidance_interval"] or ()),
-        "adaptive": record["cell"]["nfe"] is None,
-        "counted_nfe": record["counted_nfe"],
-        "forwards_per_sample": record["forwards_per_sample"],
-        "t_start": record["cell"]["times"][0],
-        "t_end": record["cell"]["times"][-1],
-        "times": " ".join(f"{t:.6g}" for t in record["cell"]["times"]),
-    }
+    cell = (
+        {k: record["cell"][k] for k in CELL}
+        | {k: record["cell"].get(k) for k in LATER}
+        | {
+            "nfe": record["cell"]["nfe"] or round(record["counted_nfe"], 1),
+            "guidance_interval": " ".join(f"{level:g}" for level in record["cell"]["guidance_interval"] or ()),
+            "adaptive": record["cell"]["nfe"] is None,
+            "counted_nfe": record["counted_nfe"],
+            "forwards_per_sample": record["forwards_per_sample"],
+            "t_start": record["cell"]["times"][0],
+            "t_end": record["cell"]["times"][-1],
+            "times": " ".join(f"{t:.6g}" for t in record["cell"]["times"]),
+        }
+    )
     cell |= tuning_columns(record)
     run = {
         "device": record["environment"]["device"],

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bench.pngs import file_name
 from bench.report.plots import STYLE
+from bench.report.scores import series_of
 from bench.store import Record, Store
 
 ROWS, COLUMNS = 4, 8
@@ -17,8 +18,8 @@ ROWS, COLUMNS = 4, 8
 def write_grids(store: Store, records: list[Record], folder: Path) -> list[Path]:
     """One PNG a solver whose cells kept images: the lowest and the highest budget, if there are two, side by side."""
     written = []
-    for name in sorted({record["cell"]["solver"] for record in records}):
-        cells = sorted((r for r in records if r["cell"]["solver"] == name), key=lambda r: r["counted_nfe"])
+    for name in sorted({series_of(record) for record in records}):
+        cells = sorted((r for r in records if series_of(r) == name), key=lambda r: r["counted_nfe"])
         ends = [(r["counted_nfe"], store.sidecar(r["key"]).get("images")) for r in cells[:: max(1, len(cells) - 1)]]
         pictures = [(nfe, images) for nfe, images in ends if images is not None]
         if pictures:

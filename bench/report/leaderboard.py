@@ -6,8 +6,9 @@ from typing import Any
 import pandas as pd
 
 from bench.report.costs import costs
+from bench.report.published import published
 from bench.report.scores import seeds_agree, seeds_of
-from bench.report.text import brief, counted, grid, markdown, with_error
+from bench.report.text import brief, counted, grid, listed, markdown, with_error
 from bench.report.titles import metrics_of, title
 from bench.stats import difference
 
@@ -20,7 +21,7 @@ def leaderboard(table: pd.DataFrame, paired: pd.DataFrame, definition: Mapping[s
     parts = [
         f"# Leaderboard: {definition['checkpoint']}",
         f"Checkpoint {definition['checkpoint']} ({definition['digest'][:12]}), {definition['samples']:,} samples each, "
-        f"{seeds_of(first['score'])}, guidance {definition['guidance']:g}, {definition['dtype']}; {first['device']}, "
+        f"{seeds_of(first['score'])}, guidance {_guidance(table)}, {_arithmetic(table)}; {first['device']}, "
         f"{counted(first['threads'], 'thread')}.  Columns are network calls (NFE), counted.",
         "Numbers are value ± standard error.  Bold: the best of its column and all that lie within two standard errors "
         "of the difference from it; since all cells share their noise, that is known by pairs, and better than the "
@@ -41,7 +42,24 @@ def leaderboard(table: pd.DataFrame, paired: pd.DataFrame, definition: Mapping[s
         parts += [line for line in (seeds_agree(rows),) if line] + _boards(rows) + _limits(rows)
     parts += _tuned(paired) if len(paired) else []
     parts += costs(table, definition.get("quality"))
+    parts += published(definition["checkpoint"])
     return "\n\n".join(parts) + "\n"
+
+
+def _guidance(table: pd.DataFrame) -> str:
+    """The scales of the sweep, and those that students bring with them."""
+    own = table["student"].fillna(False).astype(bool)
+    students = f" (students at {listed(table[own]['guidance'])})" if own.any() else ""
+    return (listed(table[~own]["guidance"]) or "none") + students
+
+
+def _arithmetic(table: pd.DataFrame) -> str:
+    """How networks ran: their precision, layout and engine, as far as that is not usual."""
+    ways = [listed(table[k].dropna()) for k in ("precision", "layout", "engine")]
+    usual = ("", "contiguous", "eager")
+    return ", ".join(way for way, plain in zip(ways, usual, strict=True) if way and way != plain) or str(
+        table["dtype"].iloc[0]
+    )
 
 
 def _tuned(paired: pd.DataFrame) -> list[str]:

@@ -17,6 +17,7 @@ from bench.report.titles import axis_label, metrics_of, title
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe & Ito 2008
 MARKERS = "osD^vPX"
 LINES = ("-", "--", ":")
+LEGEND_LINE = 0.25  # inches
 PANELS = 6  # metrics in a figure, the best known; tables hold all
 STYLE = {
     "font.size": 12,
@@ -45,7 +46,8 @@ def write_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
 def figure_of(table: pd.DataFrame, metrics: list[str], draw: Callable[[Axes, pd.DataFrame], None]) -> Figure:
     """One panel a metric, one legend for all."""
     across, down = min(len(metrics), 3), -(-len(metrics) // 3)
-    figure = Figure(figsize=(3 + 5.5 * across, 0.4 + 4.8 * down), layout="constrained")
+    height = 0.4 + max(4.8 * down, LEGEND_LINE * table["solver"].nunique())
+    figure = Figure(figsize=(3 + 5.5 * across, height), layout="constrained")
     first = table.iloc[0]
     figure.suptitle(f"{first['checkpoint']}, {seeds_of(first['score'])}", fontsize=12)
     panels = list(np.ravel(figure.subplots(down, across)))
@@ -70,8 +72,8 @@ def curves(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, st
 
 
 def shown(solver: str) -> str:
-    """The solver as a legend has room for it: a plug-in without its folder."""
-    return re.sub(r"^[^(]*/", "", solver)
+    """The solver as a legend has room for it: a plug-in without its folder, a path in quotes with its last alone."""
+    return re.sub(r"""^[^(]*/|(?<=['"])[^'"]*/(?=[^'"/]+/[^'"/]+['"])""", "", solver)
 
 
 def _against_nfe(axes: Axes, rows: pd.DataFrame) -> None:

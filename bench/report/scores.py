@@ -27,9 +27,15 @@ class Score:
     keys: tuple[str, ...]
 
 
+def series_of(record: Record) -> str:
+    """What a record's line is called: its solver, and what of guidance and ways to run the sweep has several of."""
+    cell = record["cell"]
+    return str(cell.get("series", cell["solver"]))
+
+
 def scores(records: Sequence[Record]) -> list[Score]:
     """The scores in a run's records, sorted by metric, solver and budget."""
-    found = [(v["metric"], r["cell"]["solver"], r["cell"]["nfe"], r, v) for r in records for v in r["metrics"]]
+    found = [(v["metric"], series_of(r), r["cell"]["nfe"], r, v) for r in records for v in r["metrics"]]
     found.sort(key=lambda item: (item[0], item[1], item[2] or 0, item[3]["cell"]["seed"]))
     return [_score(*place, list(items)) for place, items in groupby(found, key=lambda item: item[:3])]
 
@@ -61,7 +67,7 @@ def over_seeds(table: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
         limit = score.at_infinity
         board.append(
             cells.iloc[0].to_dict()
-            | {"value": score.estimate.value, "se": score.estimate.se, "score": score}
+            | {"solver": score.solver, "value": score.estimate.value, "se": score.estimate.se, "score": score}
             | {"value_inf": limit.value if limit else None, "se_inf": limit.se if limit else None}
             | {name: round(cells[name].mean(), 1) for name in ("nfe", "counted_nfe", "forwards_per_sample")}
         )

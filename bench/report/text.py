@@ -25,6 +25,13 @@ def with_error(value: float, error: float) -> str:
     return f"{significant(value)} ± {rounded(error)}"
 
 
+def listed(values: pd.Series) -> str:
+    """The different values in order: 1, 7.5."""
+    return ", ".join(
+        f"{value:g}" if isinstance(value, int | float) else str(value) for value in sorted(values.unique())
+    )
+
+
 def counted(n: int, what: str) -> str:
     """1 thread, 2 threads."""
     return f"{n:g} {what}{'' if n == 1 else 's'}"

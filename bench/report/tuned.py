@@ -12,7 +12,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from bench.report.plots import COLOURS, LINES, MARKERS, STYLE, save, shown
-from bench.report.text import brief
+from bench.report.scores import series_of
+from bench.report.text import brief, listed
 from bench.stats import spread
 from bench.store import Record
 
@@ -53,16 +54,17 @@ def ratios(records: Sequence[Record]) -> pd.DataFrame:
         b = untuned[_plain(learned["base"])] if there else min(untuned.values(), key=lambda error: error[0])
         ratio, se = a[0] / b[0], spread(a[1] / a[0] - b[1] / b[0])
         base = learned["base"] if there else "the best untuned"
-        rows.append({"solver": cell["solver"], "nfe": cell["nfe"], "base": base, "ratio": ratio, "se": ratio * se})
+        rows.append({"solver": series_of(record), "nfe": cell["nfe"], "base": base, "ratio": ratio, "se": ratio * se})
     if not rows:
         return pd.DataFrame()
     seeds = pd.DataFrame(rows).groupby(["solver", "nfe", "base"], as_index=False)
     return seeds.agg(ratio=("ratio", "mean"), se=("se", lambda se: np.sqrt((se**2).sum()) / len(se)))
 
 
-def _place(record: Record) -> tuple[int | None, int]:
-    """Budget and seed: what a comparison must have in common."""
-    return record["cell"]["nfe"], record["cell"]["seed"]
+def _place(record: Record) -> tuple[int | None, int, str]:
+    """Budget, seed and what the sweep has several of beside: what a comparison must have in common."""
+    cell = record["cell"]
+    return cell["nfe"], cell["seed"], series_of(record).removeprefix(cell["solver"])
 
 
 def _plain(solver: str) -> str:
@@ -82,7 +84,7 @@ def write_tuning_plots(table: pd.DataFrame, records: Sequence[Record], folder: P
         return []
     styles = dict(_styles(sorted(rows[rows["tuning_calls"] > 0]["solver"].unique())))
     first = rows.iloc[0]
-    about = f"{first['checkpoint']}, guidance {first['guidance']:g}"
+    about = f"{first['checkpoint']}, guidance {listed(rows['guidance'])}"
     with mpl.rc_context(STYLE):
         written = save(folder / "search_cost", _search_cost(rows, styles, about))
         if curves := _curves(records):
@@ -140,7 +142,7 @@ def _curves(records: Sequence[Record]) -> dict[int, dict[str, np.ndarray]]:
     for record in records:
         learned = record["cell"].get("learned_from")
         if learned and len(learned["curve"]) > 1 and learned["nfe"] is not None:
-            found.setdefault(record["cell"]["nfe"], {})[record["cell"]["solver"]] = np.array(learned["curve"])
+            found.setdefault(record["cell"]["nfe"], {})[series_of(record)] = np.array(learned["curve"])
     return dict(sorted(found.items())[:PANELS])
 
 

@@ -13,7 +13,7 @@ l, before f is made of it, and over s and b; 0 leaves them raw, as the authors d
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,6 +23,7 @@ from scipy.integrate import trapezoid
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 from torch.func import jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import solvers
 from solvers import noise
@@ -71,7 +72,7 @@ def own_slope(denoiser: Denoiser, at: Level, x: Tensor, v: Tensor, cond: Cond) -
     """v sigma (d eps/dx v) at x for signs v, both (B, *shape): its mean is l."""
     denoiser.tangents += len(x) * denoiser.cost(float(at.t))
     t = at.t.to(x.device)
-    slope: Tensor = jvp(lambda x: denoiser.differentiable(x, t, "noise", cond), (x,), (v,))[1]
+    slope = _tangent(lambda x: denoiser.differentiable(x, t, "noise", cond), (x,), (v,))
     return at.sigma * v.double() * slope.double()
 
 
@@ -81,8 +82,15 @@ def noise_along(denoiser: Denoiser, at: Level, x: Tensor, cond: Cond) -> tuple[T
     denoiser.tangents += len(x) * denoiser.cost(float(at.t))
     eps = denoiser(x, float(at.t), "noise", cond)
     t, dt, dx = at.t.to(x.device), at.dt.to(x.device), at.drift * x - at.sigma * eps
-    slope: Tensor = jvp(lambda x, t: denoiser.differentiable(x, t, "noise", cond), (x, t), (dx, dt))[1]
+    slope = _tangent(lambda x, t: denoiser.differentiable(x, t, "noise", cond), (x, t), (dx, dt))
     return eps.double(), slope.double()
+
+
+def _tangent(f: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> Tensor:
+    """The derivative of f along a direction; attention must be plain products, as its fused kernels have none."""
+    with sdpa_kernel(SDPBackend.MATH):
+        slope: Tensor = jvp(f, at, along)[1]
+    return slope
 
 
 def moments(at: Level, l: Tensor, dl: Tensor, x: Tensor, eps: Tensor, d_eps: Tensor) -> Tensor:  # noqa: E741

@@ -10,5 +10,5 @@ from bench.store import Store
 
 def make_metrics(cell: Cell, checkpoint: Checkpoint, store: Store, device: torch.device) -> dict[str, Metric]:
     """The cell's metrics, ready."""
-    context = Context(checkpoint, cell.seed, cell.guide, store.cache, device, cell.classes)
+    context = Context(checkpoint, cell.seed, cell.task, store.cache, device)
     return {name: make_metric(name, context) for name in cell.metrics}

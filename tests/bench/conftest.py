@@ -5,9 +5,11 @@ Numbers taken with them mean nothing; that they are the same by two ways does.
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from bench.metrics.clean import PYTORCH_FID, TORCHSCRIPT, TorchScript
 from bench.metrics.inception import WEIGHTS
 from bench.metrics.weights import reachable
+from tests.bench import tiny_text_pipelines
 from tests.bench.costly import PLUGIN
 
 
@@ -72,6 +75,12 @@ def inceptions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def text_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny text-to-image pipeline, by its builder's name in tiny_text_pipelines; each made once."""
+    return cache(lambda name: tiny_text_pipelines.save(name, tmp_path_factory.mktemp(name)))
+
+
 @pytest.fixture
 def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A machine without weights that no server answers; gives the folder where torch hub would keep them."""
@@ -90,3 +99,17 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("plugin") / "networks.py"
     path.write_text(PLUGIN)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A tiny pipeline by the function that makes it, and its options; made once, not to be changed."""
+    made: dict[Any, Path] = {}
+
+    def get(make: Callable[..., Path], **options: Any) -> Path:
+        key = (make, *options.items())
+        if key not in made:
+            made[key] = make(tmp_path_factory.mktemp("pipelines") / make.__name__, **options)
+        return made[key]
+
+    return get

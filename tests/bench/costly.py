@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from bench.cells import Subjects, cells
 from bench.checkpoints import load
 from bench.runner import Job, prepare
-from bench.spec import Cell, Sweep, cells
+from bench.spec import Cell, Sweep
 
 PLUGIN = """
 import os
@@ -85,7 +86,7 @@ def with_vae():
 
 def cells_of(checkpoint: str, *names: str, **others: Any) -> list[Cell]:
     fields = {"checkpoint": checkpoint, "solvers": names or ("ddim", "dpmpp_2m"), "nfe": (5,), "samples": 4}
-    return cells(Sweep(**(fields | others)), load(checkpoint))[0]
+    return cells(Sweep(**(fields | others)), Subjects(load(checkpoint)))[0]
 
 
 def job(folder: Path, checkpoint: str, *names: str) -> Job:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 import solvers
-from bench.checkpoints import Checkpoint, Guide
+from bench.checkpoints import Checkpoint, Task
 from bench.metrics import Context
 from bench.metrics.gaussian import Gaussian, Moments, frechet
 
@@ -33,7 +33,7 @@ def context(weights: Path | None, images: Bytes, cache: Path = Path("nowhere")) 
     checkpoint = Checkpoint(
         "pictures", "", nn.Identity(), solvers.EDM(), "data", images.shape[1:], (1.0,), "image", (), {}, lambda: images
     )
-    return Context(checkpoint, 0, Guide(), cache, CPU, weights=weights)
+    return Context(checkpoint, 0, Task(), cache, CPU, weights=weights)
 
 
 def save(images: Bytes, folder: Path) -> Path:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import solvers
-from bench.checkpoints import Checkpoint, Guide
+from bench.checkpoints import Checkpoint, Task
 from bench.metrics import Context, Metric, Value, make_metric
 from bench.stats import Floats
 
@@ -19,7 +19,7 @@ def metric_of(text: str, real: Floats) -> Metric:
         moments=lambda: (real.mean(0), np.cov(real, rowvar=False, ddof=1).reshape(2 * real.shape[1:])),
         draw=lambda seed, start, count: torch.from_numpy(real),
     )  # fmt: skip
-    return make_metric(text, Context(checkpoint, 0, Guide(), Path("unused"), torch.device("cpu")))
+    return make_metric(text, Context(checkpoint, 0, Task(), Path("unused"), torch.device("cpu")))
 
 
 def values(text: str, x: Floats, real: Floats) -> list[Value]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench.cell import run
+from bench.cells import Subjects, cells
 from bench.checkpoints import Guide, load
 from bench.errors import UsageError
 from bench.report import write_report
@@ -18,7 +19,7 @@ from bench.report.leaderboard import leaderboard
 from bench.report.scores import over_seeds
 from bench.runner import Job, prepare
 from bench.show import print_plan, print_status
-from bench.spec import ADAPTIVE_NFE, Cell, Sweep, cells, read_sweep
+from bench.spec import ADAPTIVE_NFE, Cell, Sweep, read_sweep
 from bench.store import Store
 from tests.bench.common import make_metrics
 
@@ -39,7 +40,7 @@ def sweep_of(*solvers: str, **others: Any) -> Sweep:
 
 
 def cell_of(solver: str, nfe: int = 8, **others: Any) -> Cell:
-    (cell,), _ = cells(sweep_of(solver, nfe=(nfe,), **others), GMM)
+    (cell,), _ = cells(sweep_of(solver, nfe=(nfe,), **others), Subjects(GMM))
     return cell
 
 
@@ -57,7 +58,7 @@ def finished(store: Store, sweep: Sweep) -> Job:
 
 @pytest.mark.parametrize("budgets", [(5,), (5, 8, 20)])
 def test_an_adaptive_solver_is_one_cell_whatever_the_budgets(budgets: tuple[int, ...]) -> None:
-    found, skipped = cells(sweep_of("ddim", ADAPTIVE, nfe=budgets), GMM)
+    found, skipped = cells(sweep_of("ddim", ADAPTIVE, nfe=budgets), Subjects(GMM))
     assert [(c.solver, c.nfe) for c in found] == [*(("ddim", n) for n in budgets), (ADAPTIVE, None)]
     assert skipped == []
     assert found[-1].label == f"gmm {ADAPTIVE} nfe=adaptive"
@@ -106,7 +107,7 @@ def test_the_record_holds_no_budget_and_the_mean_of_the_calls(store: Store) -> N
 @pytest.mark.parametrize("solver", [ADAPTIVE, "dpm_solver_23(control=integral)"])
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_samples_and_counts_do_not_depend_on_the_batch(store: Store, solver: str, guidance: float) -> None:
-    cell = cell_of(solver, dtype="float64", guidance=guidance)
+    cell = cell_of(solver, precision="fp64", guidance=guidance)
     (record, whole), (other, parts) = (run_in(store, cell, batch) for batch in (N, 7))
     np.testing.assert_allclose(parts["states"], whole["states"], rtol=0, atol=1e-10)
     for count in ("counted_nfe", "forwards_per_sample"):
@@ -117,7 +118,7 @@ def test_samples_and_counts_do_not_depend_on_the_batch(store: Store, solver: str
 def test_a_smaller_tolerance_shows_in_the_trajectory_error(store: Store) -> None:
     errors, calls = [], []
     for tolerance in ("0.1", "0.01", "0.001"):
-        record, _ = run_in(store, cell_of(f"dpm_solver_23(rtol={tolerance}, atol={tolerance})", dtype="float64"))
+        record, _ = run_in(store, cell_of(f"dpm_solver_23(rtol={tolerance}, atol={tolerance})", precision="fp64"))
         errors += [m["value"] for m in record["metrics"] if m["metric"] == "trajectory_rmse"]
         calls.append(record["counted_nfe"])
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
@@ -184,8 +185,8 @@ def test_plan_and_status_say_adaptive_instead_of_a_budget(store: Store, capsys: 
 def guided(tmp_path: Path, text: str, solver: str = "ddim") -> Cell:
     """The cell of a sweep file on the mixture with these lines in it."""
     path = tmp_path / "sweep.yaml"
-    path.write_text(f"checkpoint: gmm\nsolvers: ['{solver}']\nnfe: [8]\nsamples: {N}\ndtype: float64\n{text}")
-    (cell,), _ = cells(read_sweep(path, {}), GMM)
+    path.write_text(f"checkpoint: gmm\nsolvers: ['{solver}']\nnfe: [8]\nsamples: {N}\nprecision: fp64\n{text}")
+    (cell,), _ = cells(read_sweep(path, {}), Subjects(GMM))
     return cell
 
 
@@ -202,7 +203,7 @@ def guided(tmp_path: Path, text: str, solver: str = "ddim") -> Cell:
 )
 def test_a_sweep_file_says_how_a_cell_is_guided(tmp_path: Path, text: str, guide: Guide) -> None:
     cell = guided(tmp_path, text)
-    assert cell.guide == guide
+    assert cell.task.guide == guide
     about = cell.to_dict()
     kept = about["guidance"], about["guidance_interval"], about["cfg_plus_plus"]
     assert kept == (guide.scale, guide.interval, guide.plus_plus)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import solvers
 from bench.cell import CountError, run
+from bench.cells import Subjects, cells
 from bench.checkpoints import Checkpoint, load
-from bench.spec import Cell, Sweep, cells
+from bench.spec import Cell, Sweep
 from bench.store import Store
 from tests.bench.common import make_metrics
 
@@ -24,7 +25,7 @@ N = 64
 
 def cell_of(solver: str = "ddim", nfe: int = 6, **others: Any) -> Cell:
     sweep = Sweep(**({"checkpoint": "gmm", "solvers": (solver,), "nfe": (nfe,), "samples": N} | others))
-    return cells(sweep, GMM)[0][0]
+    return cells(sweep, Subjects(GMM))[0][0]
 
 
 @pytest.fixture
@@ -40,10 +41,10 @@ def states(store: Store, cell: Cell, batch: int) -> np.ndarray:
     return run_in(store, cell, batch)[1]["states"].astype(np.float64)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("fp64", 1e-12)])
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "ddim(eta=1)"])
-def test_samples_do_not_depend_on_the_batch(store: Store, solver: str, dtype: str, tolerance: float) -> None:
-    cell = cell_of(solver, dtype=dtype)
+def test_samples_do_not_depend_on_the_batch(store: Store, solver: str, precision: str, tolerance: float) -> None:
+    cell = cell_of(solver, precision=precision)
     whole = states(store, cell, 64)
     assert whole.shape == (N, 16)
     assert len(np.unique(whole, axis=0)) == N
@@ -54,19 +55,19 @@ def test_samples_do_not_depend_on_the_batch(store: Store, solver: str, dtype: st
 def test_the_first_images_are_kept_whatever_the_batch(store: Store) -> None:
     digits = load("digits")
     sweep = Sweep(solvers=("ddim",), nfe=(5,), samples=40, metrics=("frechet_pixels",))
-    (cell,) = cells(sweep, digits)[0]
+    (cell,) = cells(sweep, Subjects(digits))[0]
     images, arrays = [], run_in(store, cell, 9, digits)[1]
     run(cell, digits, {}, CPU, 40, lambda chunk: images.append(chunk.images))
     np.testing.assert_array_equal(arrays["images"], images[0][:32])
 
 
 def test_guided_samples_do_not_depend_on_the_batch(store: Store) -> None:
-    cell = cell_of(guidance=2.0, dtype="float64")
+    cell = cell_of(guidance=2.0, precision="fp64")
     np.testing.assert_allclose(states(store, cell, 7), states(store, cell, 64), rtol=0, atol=1e-12)
 
 
 def test_metrics_do_not_depend_on_the_batch(store: Store) -> None:
-    whole, parts = (run_in(store, cell_of(dtype="float64"), batch)[0]["metrics"] for batch in (64, 7))
+    whole, parts = (run_in(store, cell_of(precision="fp64"), batch)[0]["metrics"] for batch in (64, 7))
     assert [v["metric"] for v in whole] == ["frechet_exact", "trajectory_rmse", "trajectory_p95"]
     for a, b in zip(whole, parts, strict=True):
         assert (a["value"], a["se"]) == pytest.approx((b["value"], b["se"]), rel=1e-9)
@@ -74,7 +75,7 @@ def test_metrics_do_not_depend_on_the_batch(store: Store) -> None:
 
 
 def test_single_precision_is_double_precision_but_for_rounding(store: Store) -> None:
-    single, double = (states(store, cell_of(dtype=dtype), 64) for dtype in ("float32", "float64"))
+    single, double = (states(store, cell_of(precision=precision), 64) for precision in ("fp32", "fp64"))
     assert 1e-9 < abs(single - double).max() < 1e-4
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from bench.cell import Sampler, run
+from bench.cells import Subjects, cells
 from bench.checkpoints import load
 from bench.errors import UsageError
-from bench.spec import Cell, Sweep, cells
+from bench.spec import Cell, Sweep
 from bench.stats import spread
 from bench.store import Store
 from tests.bench.common import make_metrics
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 
 def cell(**fields: Any) -> Cell:
     sweep = Sweep(**({"checkpoint": "gmm", "solvers": ("ddim",), "nfe": (6,), "samples": 40} | fields))
-    return cells(sweep, GMM)[0][0]
+    return cells(sweep, Subjects(GMM))[0][0]
 
 
 def test_classes_are_drawn_with_their_own_shares_of_these() -> None:
@@ -53,7 +54,7 @@ def test_classes_that_are_none_are_refused(classes: tuple[int, ...]) -> None:
 
 
 def test_samples_and_their_exact_solutions_are_of_these_classes(tmp_path: Path) -> None:
-    one = cell(classes=(1,), nfe=(60,), solvers=("dpmpp_3m(exact=true)",), dtype="float64")
+    one = cell(classes=(1,), nfe=(60,), solvers=("dpmpp_3m(exact=true)",), precision="fp64")
     assert set(Sampler(one, GMM, CPU).inputs(0, 40)[1]["y"].tolist()) == {1}
     record, _ = run(one, GMM, make_metrics(one, GMM, Store(tmp_path), CPU), CPU, 40)
     errors = {value["metric"]: value["value"] for value in record["metrics"]}

@@ -18,7 +18,7 @@ CASES = {
     "--solvers ddim(": "not of the form",
     "--solvers ,": "solvers",
     "--checkpoint gm": "unknown checkpoint 'gm': did you mean 'gmm'?",
-    "--checkpoint /": "is not a checkpoint folder",
+    "--checkpoint /": "holds no checkpoint: give a folder of diffusers",
     "--nfe 0": "nfe",
     "--nfe -3": "nfe",
     "--nfe 2.5": "'2.5' is not a whole number",

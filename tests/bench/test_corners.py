@@ -99,7 +99,7 @@ def test_two_metrics_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_a_denoised_adaptive_sample_is_compared_with_the_denoised_solution(tmp_path: Path) -> None:
     solver = "dpm_solver_23(rtol=1e-5, atol=1e-5, denoise_to_zero=true)"
-    [record] = job(tmp_path, solver, samples=128, dtype="float64").store.records()
+    [record] = job(tmp_path, solver, samples=128, precision="fp64").store.records()
     errors = {m["metric"]: m["value"] for m in record["metrics"]}
     assert errors["trajectory_rmse"] < 5e-5
 

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from bench.cells import Subjects, cells
 from bench.checkpoints import load
 from bench.errors import UsageError
 from bench.report import write_report
 from bench.report.costs import against_latency, cost_columns, costs, judged
 from bench.runner import prepare
-from bench.spec import Latency, Sweep, cells, read_sweep
+from bench.spec import Latency, Sweep, read_sweep
 from bench.store import Store
 from solvers import UnknownNameError
 
@@ -179,7 +180,7 @@ def test_neither_window_nor_latency_changes_a_cell() -> None:
     gmm = load("gmm")
 
     def key(**others: Any) -> str:
-        return cells(Sweep(checkpoint="gmm", solvers=("ddim",), nfe=(5,), **others), gmm)[0][0].key
+        return cells(Sweep(checkpoint="gmm", solvers=("ddim",), nfe=(5,), **others), Subjects(gmm))[0][0].key
 
     assert key() == key(quality=WINDOW) == key(latency={"rounds": 9})
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import solvers
-from bench.checkpoints import Checkpoint, Guide, digits
+from bench.checkpoints import Checkpoint, Task, digits
 from bench.metrics import Chunk, Context, make_metric
 from bench.metrics.digits_features import LAYER, NAME, DigitsFeatures, classifier
 
@@ -36,7 +36,7 @@ def distance(samples: Images, reference: Images, cache: Path) -> float:
     checkpoint = Checkpoint(
         "halves", "", nn.Identity(), solvers.EDM(), "data", (1, 8, 8), (1.0,), "image", (), {}, lambda: reference
     )
-    metric = make_metric("frechet_digits", Context(checkpoint, 0, Guide(), cache, torch.device("cpu")))
+    metric = make_metric("frechet_digits", Context(checkpoint, 0, Task(), cache, torch.device("cpu")))
     (value,) = metric.evaluate(metric.extract(Chunk(0, None, samples)), (1.0, 0.0))
     assert (value.n, value.reference["n"]) == (len(samples), len(reference))
     return value.value

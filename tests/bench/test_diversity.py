@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch_fidelity.sample_similarity_lpips import NetLinLayer, SampleSimilarityLPIPS
 
-from bench.checkpoints import Guide, digits, load
+from bench.checkpoints import Task, digits, load
 from bench.checkpoints.base import unquantise
 from bench.errors import UsageError
 from bench.metrics import Chunk, Context, Metric, features, make_metric
@@ -44,7 +44,7 @@ def test_error_is_the_spread_over_repeated_samples() -> None:
 
 def test_exact_draws_are_as_diverse_as_their_distribution() -> None:
     checkpoint = load("gmm")
-    metric = make_metric("diversity", Context(checkpoint, 0, Guide(), Path("unused"), torch.device("cpu")))
+    metric = make_metric("diversity", Context(checkpoint, 0, Task(), Path("unused"), torch.device("cpu")))
     (found,) = metric.evaluate(checkpoint.draw(0, 0, 5000).flatten(1).numpy(), ())
     assert abs(found.value - 1) < 3 * found.se < 0.05
 
@@ -71,7 +71,7 @@ def random_lpips(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def lpips() -> Metric:
-    context = Context(load("digits"), 0, Guide(), Path("unused"), torch.device("cpu"))
+    context = Context(load("digits"), 0, Task(), Path("unused"), torch.device("cpu"))
     return make_metric("lpips(side=32, pairs=3)", context)
 
 

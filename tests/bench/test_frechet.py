@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.checkpoints import Guide, load
+from bench.checkpoints import Task, load
 from bench.errors import UsageError
 from bench.metrics import Context, make_metric
 from bench.metrics.gaussian import Gaussian, Matrix, Moments, distance, frechet, richardson
@@ -117,7 +117,7 @@ def test_predicted_error_is_the_spread_of_repeated_distances(shift: float, scale
 
 def test_exact_distance_of_exact_draws_falls_with_their_number(tmp_path: Path) -> None:
     checkpoint = load("gmm")
-    metric = make_metric("frechet_exact", Context(checkpoint, 0, Guide(), tmp_path, torch.device("cpu")))
+    metric = make_metric("frechet_exact", Context(checkpoint, 0, Task(), tmp_path, torch.device("cpu")))
     x = checkpoint.network.mixture.draw(0, 0, 20_000)[0].flatten(1).numpy()
     few, many = (metric.evaluate(x[:n], (1.0, 0.0))[0] for n in (1000, 20_000))
     assert (few.n, many.n, many.metric, many.family) == (1000, 20_000, "frechet_exact", "states")
@@ -128,7 +128,7 @@ def test_exact_distance_of_exact_draws_falls_with_their_number(tmp_path: Path) -
 @pytest.mark.parametrize(("name", "needs"), [("frechet_pixels", "need images"), ("frechet_digits", "need images")])
 def test_a_metric_refuses_a_checkpoint_that_lacks_what_it_needs(name: str, needs: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=needs):
-        make_metric(name, Context(load("gmm"), 0, Guide(), tmp_path, torch.device("cpu")))
+        make_metric(name, Context(load("gmm"), 0, Task(), tmp_path, torch.device("cpu")))
 
 
 def test_the_limit_is_known_by_the_samples_and_by_what_extrapolation_leaves() -> None:
@@ -143,6 +143,6 @@ def test_the_limit_is_known_by_the_samples_and_by_what_extrapolation_leaves() ->
 
 
 def test_a_covariance_that_would_not_fit_is_refused(tmp_path: Path) -> None:
-    large = replace(load("digits"), shape=(3, 128, 128))
+    large = replace(load("digits"), shape=(3, 128, 128), image_shape=())
     with pytest.raises(UsageError, match="covariance of 49152 features is too large"):
-        make_metric("frechet_pixels", Context(large, 0, Guide(), tmp_path, torch.device("cpu")))
+        make_metric("frechet_pixels", Context(large, 0, Task(), tmp_path, torch.device("cpu")))

@@ -8,7 +8,7 @@ import torch
 import torch_fidelity
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 
-from bench.checkpoints import Guide, digits, load
+from bench.checkpoints import Task, digits, load
 from bench.errors import UsageError
 from bench.metrics import Chunk, Context, Metric, make_metric
 from bench.metrics.digits_features import NAME
@@ -18,7 +18,7 @@ from tests.bench.test_digits_features import Bytes
 
 
 def score(splits: int = 10) -> Metric:
-    context = Context(load("digits"), 0, Guide(), Path("unused"), torch.device("cpu"))
+    context = Context(load("digits"), 0, Task(), Path("unused"), torch.device("cpu"))
     return make_metric(f"inception_score(features=digits_logits, splits={splits})", context)
 
 

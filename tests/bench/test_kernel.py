@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
-from bench.checkpoints import Guide, digits, load
+from bench.checkpoints import Task, digits, load
 from bench.errors import UsageError
 from bench.metrics import Chunk, Context, make_metric
 from bench.metrics.digits_features import NAME
@@ -53,7 +53,7 @@ def test_kid_is_torch_fidelitys_on_the_same_images(tmp_path: Path) -> None:
         input1=Bytes(samples), input2=Bytes(digits.real()), kid=True, kid_subsets=10, kid_subset_size=200,
         feature_extractor=NAME, cuda=False, cache=False, verbose=False, save_cpu_ram=True,
     )  # fmt: skip
-    context = Context(load("digits"), 0, Guide(), tmp_path, torch.device("cpu"))
+    context = Context(load("digits"), 0, Task(), tmp_path, torch.device("cpu"))
     metric = make_metric("kid(features=digits, subsets=10, size=200)", context)
     (found,) = metric.evaluate(metric.extract(Chunk(0, None, samples)), (1.0, 0.0))
     assert found.value == pytest.approx(theirs[KEY_METRIC_KID_MEAN], rel=1e-6)

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from bench.cells import Subjects, cells
 from bench.checkpoints import load
 from bench.errors import UsageError
-from bench.spec import Cell, Sweep, cells
+from bench.spec import Cell, Sweep
 from solvers import UnknownNameError
 from solvers.plan import Combine, Evaluate, Instruction
 
@@ -20,11 +21,11 @@ def sweep(**fields: Any) -> Sweep:
 
 
 def cell(**fields: Any) -> Cell:
-    return cells(sweep(**fields), GMM)[0][0]
+    return cells(sweep(**fields), Subjects(GMM))[0][0]
 
 
 def keys(**fields: Any) -> set[str]:
-    return {c.key for c in cells(sweep(**fields), GMM)[0]}
+    return {c.key for c in cells(sweep(**fields), Subjects(GMM))[0]}
 
 
 def perturbed(cell: Cell, change: Callable[[Instruction], Instruction]) -> Cell:
@@ -41,7 +42,7 @@ def scaled(factor: float) -> Callable[[Instruction], Instruction]:
 
 
 def test_every_solver_gets_every_budget_it_can_spend() -> None:
-    found, skipped = cells(sweep(solvers=("ddim", "heun"), nfe=(5, 6, 7, 8)), GMM)
+    found, skipped = cells(sweep(solvers=("ddim", "heun"), nfe=(5, 6, 7, 8)), Subjects(GMM))
     assert [(c.solver, c.plan.nfe) for c in found] == [
         *(("ddim", n) for n in (5, 6, 7, 8)),
         *(("heun", n) for n in (5, 7)),
@@ -55,7 +56,7 @@ def test_every_solver_gets_every_budget_it_can_spend() -> None:
 
 def test_only_budgets_that_cannot_be_spent_are_refused_with_those_that_can() -> None:
     with pytest.raises(UsageError, match=r"heun cannot spend 6 calls: it can spend .*5, 7"):
-        cells(sweep(solvers=("ddim", "heun"), nfe=(6, 8)), GMM)
+        cells(sweep(solvers=("ddim", "heun"), nfe=(6, 8)), Subjects(GMM))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_only_budgets_that_cannot_be_spent_are_refused_with_those_that_can() -> 
 )
 def test_options_a_solver_cannot_take_are_refused_by_name(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        cells(sweep(solvers=(text,)), GMM)
+        cells(sweep(solvers=(text,)), Subjects(GMM))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_options_a_solver_cannot_take_are_refused_by_name(text: str, says: str) 
 )
 def test_unknown_names_are_refused_with_the_nearest(fields: dict[str, Any], near: str) -> None:
     with pytest.raises(UnknownNameError, match=f"did you mean '{near}'"):
-        cells(sweep(**fields), GMM)
+        cells(sweep(**fields), Subjects(GMM))
 
 
 def test_keys_do_not_depend_on_order_or_repetition() -> None:
@@ -106,7 +107,7 @@ def test_keys_do_not_depend_on_latency() -> None:
         {"guidance": 1.5},
         {"guidance_interval": (0.1, 2.0)},
         {"cfg_plus_plus": True},
-        {"dtype": "float64"},
+        {"precision": "fp64"},
         {"nfe": (7,)},
         {"metrics": ("trajectory",)},
         {"solvers": ("dpmpp_2m",)},
@@ -135,7 +136,7 @@ def test_other_weights_change_the_key() -> None:
     ],
 )
 def test_two_spellings_of_a_plan_are_one_cell(one: str, other: str) -> None:
-    found, _ = cells(sweep(solvers=(one, other), nfe=(5, 9)), GMM)
+    found, _ = cells(sweep(solvers=(one, other), nfe=(5, 9)), Subjects(GMM))
     assert [(c.solver, c.plan.nfe) for c in found] == [(one, 5), (one, 9)]
 
 

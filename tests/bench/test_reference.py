@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bench.checkpoints import Guide, digits, load
+from bench.checkpoints import Task, digits, load
 from bench.errors import UsageError
 from bench.images import ArrayImages, DatasetImages, open_images
 from bench.metrics import Chunk, Context, Features, make_metric
@@ -35,7 +35,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def context(*references: str | Path) -> Context:
     texts = tuple(str(text) for text in references)
-    return Context(CHECKPOINT, 0, Guide(), Path("unused"), torch.device("cpu"), references=texts)
+    return Context(CHECKPOINT, 0, Task(), Path("unused"), torch.device("cpu"), references=texts)
 
 
 def value(metric: str, *references: str | Path) -> float:

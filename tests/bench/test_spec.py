@@ -30,7 +30,7 @@ def test_the_default_sweep_is_the_documented_one() -> None:
     assert len(sweep.solvers) >= 12
     assert set(sweep.solvers) <= set(solvers.names())
     assert sweep.nfe == (5, 6, 8, 10, 12, 15, 20)
-    assert (sweep.samples, sweep.seed, sweep.guidance, sweep.dtype) == (2000, (0,), 1.0, "float32")
+    assert (sweep.samples, sweep.seed, sweep.guidance, sweep.precision) == (2000, (0,), (1.0,), ("fp32",))
     assert (sweep.metrics, sweep.latency) == (None, Latency())
 
 
@@ -38,7 +38,13 @@ def test_a_file_is_read_and_overrides_win(tmp_path: Path) -> None:
     path = written(tmp_path, "checkpoint: gmm\nsolvers: [ddim, 'heun(grid=karras)']\nnfe: [5, 9]\nsamples: 100\n")
     sweep = read_sweep(path, {"samples": 7, "seed": 3})
     assert sweep == Sweep(
-        checkpoint="gmm", solvers=("ddim", "heun(grid=karras)"), nfe=(5, 9), samples=7, seed=3, guidance=1.0
+        checkpoint="gmm",
+        solvers=("ddim", "heun(grid=karras)"),
+        nfe=(5, 9),
+        samples=7,
+        seed=3,
+        guidance=1.0,
+        precision="fp32",
     )
 
 
@@ -51,9 +57,10 @@ def test_a_definition_leaves_nothing_to_defaults() -> None:
     assert [key for key, value in definition.items() if value is None] == [
         "guidance_interval",
         "classes",
+        "prompts",
         "inception_weights",
         "quality",
-    ]  # all, none, the usual places, no window
+    ]  # all, all, none, the usual places, no window
 
 
 def test_an_unknown_key_is_named_with_its_line_and_the_nearest(tmp_path: Path) -> None:
@@ -102,7 +109,7 @@ def test_an_impossible_date_is_refused_like_other_rubbish(tmp_path: Path) -> Non
         ("nfe", []),
         ("nfe", 5),
         ("solvers", []),
-        ("dtype", "float16"),
+        ("precision", "fp8"),
         ("checkpoint", 3),
         ("latency", "perhaps"),
     ],
@@ -118,7 +125,7 @@ def test_a_value_that_makes_no_sense_is_refused_by_its_key(key: str, value: Any)
         ("quality: {metric: fid, low: 1}", "quality.high is missing: {'metric': 'fid', 'low': 1}"),
         ("quality: {metric: fid, low: 2, high: 1}", "'high': 1}: low must lie below high"),
         ("latency: maybe", "latency = 'maybe': give a mapping such as {rounds: 9}, or true or false"),
-        ("seed: [1, 1]", "seed = [1, 1]: one seed twice gives the same samples twice; give each once"),
+        ("seed: [1, 1]", "seed = [1, 1]: one of them twice gives the same samples twice; give each once"),
         ("metrics: []", "metrics = []: give one or more"),
         ("guidance_interval: [3, 2]", "guidance_interval = [3, 2]: the interval's first"),
     ],

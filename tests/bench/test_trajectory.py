@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from bench.cell import Sampler
-from bench.checkpoints import Guide, load
+from bench.cells import Subjects, cells
+from bench.checkpoints import Guide, Task, load
 from bench.checkpoints.gmm import GaussianMixture, OnSchedule
 from bench.metrics import Chunk, Context
 from bench.metrics import trajectory as module
 from bench.metrics.trajectory import SAMPLES, TrajectoryError, solve
-from bench.spec import Sweep, cells
+from bench.spec import Sweep
 
 GMM = load("gmm")
 CPU = torch.device("cpu")
@@ -23,7 +24,7 @@ T_END = GMM.schedule.t_end
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    return Context(GMM, 0, Guide(), tmp_path, CPU)
+    return Context(GMM, 0, Task(), tmp_path, CPU)
 
 
 def rms(x: NDArray[np.float64]) -> float:
@@ -32,11 +33,11 @@ def rms(x: NDArray[np.float64]) -> float:
 
 def error(context: Context, solver: str, nfe: int) -> tuple[float, float]:
     """RMSE of a solver on the mixture, and its standard error."""
-    sweep = Sweep(checkpoint="gmm", solvers=(solver,), nfe=(nfe,), samples=SAMPLES, dtype="float64")
-    cell = cells(sweep, GMM)[0][0]
+    sweep = Sweep(checkpoint="gmm", solvers=(solver,), nfe=(nfe,), samples=SAMPLES, precision="fp64")
+    cell = cells(sweep, Subjects(GMM))[0][0]
     sampler = Sampler(cell, GMM, CPU)
     metric = TrajectoryError(context)
-    features = metric.extract(Chunk.of(0, sampler.draw(0, *sampler.inputs(0, SAMPLES)), "vector"))
+    features = metric.extract(Chunk.of(0, sampler.draw(0, *sampler.inputs(0, SAMPLES)), GMM))
     value = metric.evaluate(features, cell.plan.times)[0]
     assert (value.metric, value.n) == ("trajectory_rmse", SAMPLES)
     return value.value, value.se
@@ -59,7 +60,7 @@ def test_solution_of_one_gaussian_is_the_closed_form(tmp_path: Path) -> None:
     std = [(a**2 * m.variances[0] + s**2).sqrt() for a, s in zip(alpha, sigma, strict=True)]
     z = (x - alpha[0] * m.means[0]) @ m.axes[0]
     expected = alpha[1] * m.means[0] + (z * std[1] / std[0]) @ m.axes[0].T
-    assert rms(solve(Context(one, 3, Guide(), tmp_path, CPU), 1.0, T_END) - expected.numpy()) < 1e-5
+    assert rms(solve(Context(one, 3, Task(), tmp_path, CPU), 1.0, T_END) - expected.numpy()) < 1e-5
 
 
 def test_a_plan_that_ends_on_the_data_is_compared_with_the_denoised_solution(context: Context) -> None:
@@ -73,7 +74,7 @@ def test_a_plan_that_ends_on_the_data_is_compared_with_the_denoised_solution(con
 
 def test_guidance_and_seed_change_the_solution(context: Context) -> None:
     plain = solve(context, 1.0, T_END)
-    assert rms(solve(replace(context, guide=Guide(2.0)), 1.0, T_END) - plain) > 0.01
+    assert rms(solve(replace(context, task=Task(Guide(2.0))), 1.0, T_END) - plain) > 0.01
     assert rms(solve(replace(context, seed=1), 1.0, T_END) - plain) > 0.1
 
 
@@ -111,7 +112,7 @@ def test_a_few_samples_have_finite_errors(context: Context) -> None:
 
 def test_only_the_first_samples_are_kept_whatever_the_chunks(context: Context) -> None:
     x, metric = torch.randn(300, *GMM.shape), TrajectoryError(context)
-    parts = [metric.extract(Chunk.of(start, x[start : start + 100], "vector")) for start in (0, 100, 200)]
+    parts = [metric.extract(Chunk.of(start, x[start : start + 100], GMM)) for start in (0, 100, 200)]
     np.testing.assert_array_equal(np.concatenate(parts), x[:SAMPLES].flatten(1))
 
 

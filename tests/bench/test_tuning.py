@@ -10,12 +10,13 @@ import torch
 from typer.testing import CliRunner
 
 import solvers
+from bench.cells import Subjects, cells
 from bench.checkpoints import Checkpoint, load
 from bench.checkpoints.bundle import write_bundle
 from bench.checkpoints.gmm import GaussianMixture, bundle_tensors
 from bench.cli import app
 from bench.errors import UsageError
-from bench.spec import Sweep, cells
+from bench.spec import Sweep
 from bench.tuning import Done, Refused, Tuning, prepare
 from solvers.learned import read
 
@@ -76,8 +77,8 @@ def plugin(folder: Path, stop_after: int = 0) -> str:
 def tuning(folder: Path, stop_after: int = 0, **given: object) -> Tuning:
     method = f"{plugin(folder, stop_after)}:tune{given.pop('settings', '')}"
     arguments = {
-        "checkpoint": "gmm", "nfe": [2, 4], "guidance": [1.0], "seed": 0, "classes": None, "metric": None,
-        "dtype": "float64", "device": "cpu", "out": folder / "tuned",
+        "checkpoint": "gmm", "nfe": [2, 4], "guidance": [1.0], "seed": 0, "classes": None, "prompts": None,
+        "metric": None, "precision": "fp64", "device": "cpu", "out": folder / "tuned",
     }  # fmt: skip
     return prepare(method, **(arguments | given))  # type: ignore[arg-type]
 
@@ -91,7 +92,7 @@ def plans(folder: Path, text: str = "", checkpoint: Checkpoint = GMM, **fields: 
         checkpoint=checkpoint.name, solvers=(f"{plugin(folder)}:solve{text}",), tuned=str(folder / "tuned"),
         **({"nfe": (2, 4), "samples": 10} | fields),
     )  # fmt: skip
-    return [cell.plan for cell in cells(sweep, checkpoint)[0]]
+    return [cell.plan for cell in cells(sweep, Subjects(checkpoint))[0]]
 
 
 def test_one_file_a_budget_and_scale_with_what_it_cost(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_a_damaged_file_is_one_clear_line(tmp_path: Path, damage: Callable[[str]
         (["dc_solver", "--classes", "12"], "12 is no class of digits"),
         (["dc_solver", "--metric", "trajectory"], "--metric trajectory"),
         (["dc_solver", "--metric", "frechet_digit"], "unknown metric 'frechet_digit'"),
-        (["dc_solver", "--dtype", "float8"], "--dtype float8"),
+        (["dc_solver", "--precision", "fp8"], "--precision fp8"),
         (["dc_solver", "--seed", "-1"], "--seed -1"),
         (["dc_solver", "--checkpoint", "digit"], "did you mean 'digits'"),
     ],

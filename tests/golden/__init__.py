@@ -64,6 +64,8 @@ class Case:
             return solvers.EDM(sigma_max=2 * float(sigma[0]))  # room for what churn adds
         if np.allclose(alpha + sigma, 1):
             return solvers.RectifiedFlow()
+        if "scaled_linear" in self.manifest["schedule"]["name"]:
+            return solvers.VPDiscrete.scaled_linear()
         return solvers.VPLinear() if "vplin" in self.id else solvers.VPDiscrete.linear()
 
     def times_of(self, alpha: NDArray[np.float64], sigma: NDArray[np.float64]) -> list[float]:

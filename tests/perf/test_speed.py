@@ -14,7 +14,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import solvers
-from bench.checkpoints import Guide, load
+from bench.checkpoints import Task, load
 from bench.spec import SOLVERS
 
 FEWSTEP = str(Path(sys.executable).parent / "fewstep")
@@ -27,7 +27,7 @@ def test_sampling_against_the_network_alone(benchmark: BenchmarkFixture, name: s
     checkpoint = load("digits")
     plan = solvers.plan(name, checkpoint.schedule, NFE)
     z = [torch.randn(BATCH, *checkpoint.shape) for _ in range(plan.draws)]
-    denoiser = checkpoint.denoiser(Guide(), torch.device("cpu"), torch.float32)
+    denoiser = checkpoint.denoiser(Task(), torch.device("cpu"), torch.float32)
     x_T = checkpoint.latents(0, 0, BATCH, plan.times[0]).float()
     cond = {"y": checkpoint.labels(0, 0, BATCH)}
     ratios = []

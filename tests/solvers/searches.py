@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import solvers
-from bench.checkpoints import Guide, load
+from bench.checkpoints import Guide, Task, load
 from solvers.plan import Plan
 from solvers.tune.base import Problem
 from solvers.tune.reference import reference
@@ -46,7 +46,7 @@ class Pages:
 def problem(seed: int = 12345, guidance: float = 1.0, metric: Metric | None = None) -> Problem:
     """The bundled mixture, in float32."""
     gmm = load("gmm")
-    denoiser = gmm.denoiser(Guide(guidance), CPU, torch.float32)
+    denoiser = gmm.denoiser(Task(Guide(guidance)), CPU, torch.float32)
 
     def start(first: int, count: int, t: float) -> tuple[Tensor, dict[str, Tensor]]:
         return gmm.latents(seed, first, count, t).float(), {"y": gmm.labels(seed, first, count)}

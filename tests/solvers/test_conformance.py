@@ -23,6 +23,9 @@ OPTIONS: list[tuple[str, dict[str, solvers.Option]]] = [
     ("dpmpp_3m_sde", {"eta": 0.0, "exact": True}),
     ("dpmpp_sde", {"eta": 0.0}),
     ("heun", {"s_churn": 10.0, "s_tmax": 40.0}),
+    ("lcm", {"boundary": True}),
+    ("tcd", {"eta": 0.0}),
+    ("tcd", {"eta": 1.0}),
 ]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import solvers
-from bench.checkpoints import Guide, load
+from bench.checkpoints import Guide, Task, load
 from solvers import noise
 from solvers.learned import Learned
 from solvers.model import Denoiser, column
@@ -45,7 +45,7 @@ def bundled(name: str, scale: float, dtype: torch.dtype = torch.float32) -> Prob
         x_T = c.latents(0, first, count, t, noise.TUNING)
         return x_T.to(dtype), {"y": c.labels(0, first, count, None, noise.TUNING)}
 
-    return Problem(c.denoiser(Guide(scale), torch.device("cpu"), dtype), scale, c.shape, 0, begin)
+    return Problem(c.denoiser(Task(Guide(scale)), torch.device("cpu"), dtype), scale, c.shape, 0, begin)
 
 
 def tune(asked: Problem, nfe: int | None = 5, notes: Any = None, **settings: solvers.Option) -> Finding:

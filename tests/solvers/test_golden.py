@@ -13,6 +13,7 @@ from tests.golden import (
     adaptive,
     cases,
     dc_solver,
+    distilled,
     dpm_solver,
     flow,
     history,
@@ -34,6 +35,7 @@ FAMILIES = (
     dc_solver,
     time_shift,
     v3,
+    distilled,
 )
 PLANS: dict[str, Callable[[Case], solvers.Plan]] = {p: f for family in FAMILIES for p, f in family.PLANS.items()}
 DRAWS: dict[str, Callable[[Case, solvers.Plan], Tensor]] = {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import solvers
-from bench.checkpoints import Guide, load
+from bench.checkpoints import Guide, Task, load
 from solvers.gradient import run
 from solvers.model import levels
 from solvers.plan import Combine, Evaluate, Instruction
@@ -18,7 +18,7 @@ COND = {"y": GMM.labels(3, 0, 4)}
 
 
 def denoiser(scale: float = 1.0) -> solvers.Denoiser:
-    return GMM.denoiser(Guide(scale), torch.device("cpu"), torch.float64)
+    return GMM.denoiser(Task(Guide(scale)), torch.device("cpu"), torch.float64)
 
 
 def parametrised(plan: solvers.Plan, theta: Tensor) -> list[Instruction]:

@@ -10,9 +10,9 @@ from solvers.grid import GRIDS, Grid, block_orders, explicit, make_grid
 from solvers.schedule import Schedule
 from tests.solvers.common import SCHEDULES, first_time
 
-DISCRETE = ("leading", "linspace", "trailing")
+DISCRETE = ("leading", "linspace", "trailing", "lcm", "tcd")
 ONLY_ON = dict.fromkeys(DISCRETE, solvers.VPDiscrete) | {"shifted": solvers.RectifiedFlow}
-ONTO_DATA = ("edm", "trailing", "shifted")
+ONTO_DATA = ("edm", "trailing", "shifted", "lcm")
 CASES = [
     pytest.param(grid, schedule, id=f"{grid}-{name}")
     for grid in GRIDS

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import solvers
-from bench.checkpoints import Guide, load
+from bench.checkpoints import Guide, Task, load
 from bench.checkpoints.gmm import OnSchedule
 from solvers import noise
 from solvers.dpm_solver_v3 import dpm_solver_v3
@@ -38,7 +38,7 @@ def problem(name: str = "gmm", guidance: float = 1.0, dtype: torch.dtype = torch
         x_T = checkpoint.latents(5, first, count, t, noise.TUNING).to(dtype)
         return x_T, {"y": checkpoint.labels(5, first, count, None, noise.TUNING)}
 
-    denoiser = checkpoint.denoiser(Guide(guidance), torch.device("cpu"), dtype)
+    denoiser = checkpoint.denoiser(Task(Guide(guidance)), torch.device("cpu"), dtype)
     return Problem(denoiser, guidance, checkpoint.shape, 5, start)
 
 

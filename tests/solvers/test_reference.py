@@ -6,7 +6,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 import solvers
-from bench.checkpoints import Guide, load
+from bench.checkpoints import Guide, Task, load
 from solvers.tune.reference import reference
 
 
@@ -15,7 +15,7 @@ from solvers.tune.reference import reference
 def test_states_between_the_nodes_too_are_the_solutions(name: str, scale: float) -> None:
     checkpoint = load(name)
     schedule, shape = checkpoint.schedule, (3, *checkpoint.shape)
-    denoiser = checkpoint.denoiser(Guide(scale), torch.device("cpu"), torch.float64)
+    denoiser = checkpoint.denoiser(Task(Guide(scale)), torch.device("cpu"), torch.float64)
     x_T, cond = checkpoint.latents(5, 0, 3, schedule.t_max), {"y": checkpoint.labels(5, 0, 3)}
     found = reference(denoiser, x_T, cond, schedule.t_max, schedule.t_end, calls=100)
     assert denoiser.passed == 300 * (2 if scale != 1 else 1)

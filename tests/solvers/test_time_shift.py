@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import solvers
-from bench.checkpoints import Guide, load
-from bench.spec import Sweep, cells
+from bench.cells import Subjects, cells
+from bench.checkpoints import Guide, Task, load
+from bench.spec import Sweep
 from solvers import noise
 from solvers.model import Denoiser
 from solvers.schedule import Schedule
@@ -124,7 +125,7 @@ def test_a_sample_does_not_depend_on_its_batch(base: str) -> None:
 
 
 def test_conditions_and_guidance_go_with_their_samples() -> None:
-    guided = load("gmm").denoiser(Guide(3.0), torch.device("cpu"), torch.float64)
+    guided = load("gmm").denoiser(Task(Guide(3.0)), torch.device("cpu"), torch.float64)
     x_T, y = load("gmm").latents(0, 0, 4, 1.0), torch.tensor([0, 1, 2, 0])
     plan = shifted(nfe=5)
     together = solvers.sample(plan, guided, x_T, cond={"y": y})
@@ -336,9 +337,9 @@ def test_a_sweep_takes_the_base_as_the_first_word_and_keys_by_what_decides() -> 
         "time_shift(deis_tab3, window=20, cutoff=300)"
     ]
     sweep = Sweep(checkpoint="gmm", solvers=tuple(texts), nfe=(5,), samples=8)
-    found, skipped = cells(sweep, load("gmm"))
+    found, skipped = cells(sweep, Subjects(load("gmm")))
     assert [(cell.solver, cell.nfe) for cell in found] == [(text, 5) for text in texts]
     assert skipped == []
     assert len({cell.key for cell in found}) == 3
-    elsewhere, _ = cells(sweep.model_copy(update={"tuned": "elsewhere"}), load("gmm"))
+    elsewhere, _ = cells(sweep.model_copy(update={"tuned": "elsewhere"}), Subjects(load("gmm")))
     assert [cell.key for cell in elsewhere] == [cell.key for cell in found]

@@ -47,7 +47,7 @@ def cells(sweep: Sweep, subjects: Subjects, against: tuple[str, ...] = ()) -> tu
     _check_classes(sweep, metrics)
     found: dict[str, Cell] = {}
     skipped: dict[str, None] = {}
-    for mode, text in product(sweep.modes, sweep.solvers):
+    for mode, text in product(sweep.modes, sweep.solvers_on(subjects.checkpoint)):
         for plan, task, digest in _programs(text, sweep, subjects, skipped):
             student = is_student(parse("solver", text)[0])
             _check(text, plan, task, mode, metrics, student)

@@ -35,6 +35,9 @@ SOLVERS = (  # of the default sweep: the families' usual choices at few calls
     "ddim", "heun", "lms", "pndm_s", "ipndm", "deis_tab3", "ghvb", "dpm_solver_2", "dpm_solver_3", "dpmpp_2m",
     "dpmpp_3m", "unipc", "dpmpp_2m_sde",
 )  # fmt: skip
+FLOW_SOLVERS = (  # of the default sweep of a flow, which starts where there is no signal
+    "flow_euler", "flow_heun", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "unipc", "dpmpp_2m_sde",
+)  # fmt: skip
 TIMES = ("t_start", "t_end")
 SUCH_AS = {"latency": "{rounds: 9}, or true or false", "quality": "{metric: fid, low: 2.0, high: 2.2}"}
 
@@ -108,7 +111,7 @@ class Sweep(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint: str = "digits"
-    solvers: tuple[str, ...] = Field(SOLVERS, min_length=1)
+    solvers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     nfe: tuple[Annotated[StrictInt, Field(ge=1, le=10_000)], ...] = Field((5, 6, 8, 10, 12, 15, 20), min_length=1)
     samples: Annotated[StrictInt, Field(ge=2)] = 2000
     seed: Annotated[tuple[Seed, ...], *AXIS] = (0,)
@@ -144,6 +147,11 @@ class Sweep(BaseModel):
         """The ways in which the network is run."""
         return [Mode(*ways) for ways in product(self.precision, self.layout, self.engine)]
 
+    def solvers_on(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        """Those asked for, or those of the default sweep for the checkpoint's schedule."""
+        flow = isinstance(checkpoint.schedule, solvers.RectifiedFlow)
+        return self.solvers or (FLOW_SOLVERS if flow else SOLVERS)
+
     def metrics_on(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         """Those asked for, or the checkpoint's own, which of some classes alone are those that make sense of them."""
         usual = [m for m in checkpoint.metrics if not self.classes or find_metric(m)[0].of_ode]
@@ -151,7 +159,8 @@ class Sweep(BaseModel):
 
     def definition(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The sweep with nothing left to defaults, as it is written into its results folder."""
-        resolved = self.model_dump(mode="json") | {"metrics": list(self.metrics_on(checkpoint))}
+        usual = {"solvers": list(self.solvers_on(checkpoint)), "metrics": list(self.metrics_on(checkpoint))}
+        resolved = self.model_dump(mode="json") | usual
         prompts = {"prompts": self.texts.to_dict()} if self.texts else {}
         return resolved | {"checkpoint": checkpoint.name, "digest": checkpoint.digest} | prompts
 

@@ -2,11 +2,12 @@
 
 Paired sample by sample, so a few hundred samples rank solvers that a distance over thousands cannot tell apart.  The
 reference is DOP853 (Hairer, Norsett & Wanner 1993) in float64, over y = x/alpha as a function of log(sigma/alpha):
-dy/dlog u = u eps.  A plan that ends on the data (t = 0) is compared with the solution at the schedule's t_end followed
-by the denoising step that its last call is.
+dy/dlog u = u eps; for flows over x as a function of t, whose slope is the velocity.  A plan that ends on the data
+(t = 0) is compared with the solution at the schedule's t_end followed by the denoising step that its last call is.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -14,14 +15,16 @@ import torch
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from scipy.stats.mstats import mjci
-from torch import Tensor
 
 from bench.errors import UsageError
 from bench.files import sha256, write_atomically
 from bench.metrics.base import Context, Features, Metric, Value
 from bench.metrics.features import FIRST as SAMPLES
 from bench.stats import jackknife
+from solvers import RectifiedFlow
+from solvers.model import Prediction
 
+Slope = Callable[[float, NDArray[np.float64]], NDArray[np.float64]]
 RTOL = ATOL = 1e-5  # of states of size 1; two orders below the errors that are told apart
 
 
@@ -79,32 +82,32 @@ def solve(context: Context, t_start: float, t_end: float, count: int = SAMPLES) 
     checkpoint, schedule = context.checkpoint, context.checkpoint.schedule
     denoiser = checkpoint.denoiser(context.task, context.device, torch.float64)
     cond = checkpoint.conditions(context.task, context.seed, 0, count, context.device)
-    x_T = checkpoint.latents(context.seed, 0, count, t_start)
-    shape, t_last = x_T.shape, t_end or schedule.t_end
-    starts = range(0, count, checkpoint.batch)
-    conditions = [{k: v[i : i + checkpoint.batch] for k, v in cond.items()} for i in starts]
+    x_T, t_last = checkpoint.latents(context.seed, 0, count, t_start), t_end or schedule.t_end
+    batch = checkpoint.batch
+    conditions = [{k: v[i : i + batch] for k, v in cond.items()} for i in range(0, count, batch)]
 
-    def level(log_u: float) -> tuple[float, float]:
-        t = float(schedule.t_of_lam(-log_u))
-        return t, float(schedule.alpha(t))
-
-    def predict(y: NDArray[np.float64], log_u: float, kind: str) -> Tensor:
-        t, alpha = level(log_u)
-        x = alpha * torch.from_numpy(y).reshape(shape)
-        parts = [
-            denoiser(part.to(context.device), t, "noise" if kind == "noise" else "data", given).cpu()
-            for part, given in zip(x.split(checkpoint.batch), conditions, strict=True)
-        ]
-        return torch.cat(parts).flatten()
+    def predict(x: NDArray[np.float64], t: float, kind: Prediction) -> NDArray[np.float64]:
+        parts = zip(torch.from_numpy(x).reshape(x_T.shape).split(batch), conditions, strict=True)
+        found = [denoiser(part.to(context.device), t, kind, given).cpu() for part, given in parts]
+        return torch.cat(found).flatten().numpy()
 
     def slope(log_u: float, y: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.exp(log_u) * predict(y, log_u, "noise").numpy()
+        t = float(schedule.t_of_lam(-log_u))
+        return np.exp(log_u) * predict(float(schedule.alpha(t)) * y, t, "noise")
 
-    first, last = (-float(schedule.lam(t)) for t in (t_start, t_last))
-    y_T = (x_T / float(schedule.alpha(t_start))).flatten().numpy()
-    solution = solve_ivp(slope, (first, last), y_T, "DOP853", rtol=RTOL, atol=ATOL)
+    x = x_T.flatten().numpy()
+    if isinstance(schedule, RectifiedFlow):  # which starts without signal: x/alpha would be infinite
+        x = _integrate(lambda t, x: predict(x, t, "velocity"), x, t_start, t_last)
+    else:
+        first, last = (-float(schedule.lam(t)) for t in (t_start, t_last))
+        y = _integrate(slope, x / float(schedule.alpha(t_start)), first, last)
+        x = float(schedule.alpha(t_last)) * y
+    return (predict(x, t_last, "data") if t_end == 0 else x).reshape(count, -1)
+
+
+def _integrate(slope: Slope, y: NDArray[np.float64], first: float, last: float) -> NDArray[np.float64]:
+    """The solution of dy/ds = slope(s, y) at `last`."""
+    solution = solve_ivp(slope, (first, last), y, "DOP853", rtol=RTOL, atol=ATOL)
     if not solution.success:
         raise RuntimeError(f"the reference ODE could not be solved: {solution.message}")
-    y = solution.y[:, -1]
-    x = predict(y, last, "data").numpy() if t_end == 0 else y * level(last)[1]
-    return np.asarray(x.reshape(len(x_T), -1))
+    return np.asarray(solution.y[:, -1])

@@ -21,7 +21,7 @@ def leaderboard(table: pd.DataFrame, paired: pd.DataFrame, definition: Mapping[s
     parts = [
         f"# Leaderboard: {definition['checkpoint']}",
         f"Checkpoint {definition['checkpoint']} ({definition['digest'][:12]}), {definition['samples']:,} samples each, "
-        f"{seeds_of(first['score'])}, guidance {_guidance(table)}, {_arithmetic(table)}; {first['device']}, "
+        f"{seeds_of(first['score'])}, guidance {_guidance(table)}; {_arithmetic(table)}; {first['device']}, "
         f"{counted(first['threads'], 'thread')}.  Columns are network calls (NFE), counted.",
         "Numbers are value ± standard error.  Bold: the best of its column and all that lie within two standard errors "
         "of the difference from it; since all cells share their noise, that is known by pairs, and better than the "
@@ -57,7 +57,7 @@ def _arithmetic(table: pd.DataFrame) -> str:
     """How networks ran: their precision, layout and engine, as far as that is not usual."""
     ways = [listed(table[k].dropna()) for k in ("precision", "layout", "engine")]
     usual = ("", "contiguous", "eager")
-    return ", ".join(way for way, plain in zip(ways, usual, strict=True) if way and way != plain) or str(
+    return "; ".join(way for way, plain in zip(ways, usual, strict=True) if way and way != plain) or str(
         table["dtype"].iloc[0]
     )
 

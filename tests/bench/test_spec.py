@@ -1,5 +1,6 @@
 """Sweeps as people write them: defaults, YAML and refusals."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,12 @@ def test_the_default_sweep_is_the_documented_one() -> None:
     sweep = read_sweep(None, {})
     assert sweep == Sweep()
     assert sweep.checkpoint == "digits"
-    assert len(sweep.solvers) >= 12
-    assert set(sweep.solvers) <= set(solvers.names())
+    usual = sweep.solvers_on(load("digits"))
+    assert len(usual) >= 12
+    assert set(usual) <= set(solvers.names())
+    flow = replace(load("digits"), schedule=solvers.RectifiedFlow(3.0))
+    for name in sweep.solvers_on(flow):
+        assert solvers.method(name).build(flow.schedule, 5, options={}).times[0] == 1
     assert sweep.nfe == (5, 6, 8, 10, 12, 15, 20)
     assert (sweep.samples, sweep.seed, sweep.guidance, sweep.precision) == (2000, (0,), (1.0,), ("fp32",))
     assert (sweep.metrics, sweep.latency) == (None, Latency())

@@ -8,10 +8,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import solvers
 from bench.cell import Sampler
 from bench.cells import Subjects, cells
-from bench.checkpoints import Guide, Task, load
+from bench.checkpoints import Checkpoint, Guide, Task, load
 from bench.checkpoints.gmm import GaussianMixture, OnSchedule
+from bench.errors import UsageError
 from bench.metrics import Chunk, Context
 from bench.metrics import trajectory as module
 from bench.metrics.trajectory import SAMPLES, TrajectoryError, solve
@@ -131,3 +133,35 @@ def test_other_seeds_do_not_share_a_file(context: Context) -> None:
     x, times = np.zeros((SAMPLES, 16)), (1.0, T_END)
     values = {TrajectoryError(replace(context, seed=s)).evaluate(x, times)[0].value for s in (0, 1)}
     assert len(values) == len(list(context.cache.iterdir())) == 2
+
+
+def test_a_flow_is_solved_from_pure_noise(tmp_path: Path) -> None:
+    s, schedule = 0.7, solvers.RectifiedFlow(3.0)
+
+    class OfGaussian(torch.nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            """E[eps - x_0 | x] where x_0 ~ N(0, s^2)."""
+            a, b = (1 - t)[:, None], t[:, None]
+            return (b - a * s**2) / (a**2 * s**2 + b**2) * x
+
+    flow = Checkpoint("flow", "0" * 64, OfGaussian(), schedule, "velocity", (4,), kind="vector")
+    x_T, t = flow.latents(0, 0, 9, 1.0).numpy(), schedule.t_end
+    end = x_T * np.sqrt((1 - t) ** 2 * s**2 + t**2)
+    of = Context(flow, 0, Task(), tmp_path, CPU)
+    assert rms(solve(of, 1.0, t, 9) - end) < 1e-5
+    on_the_data = end * (1 - t) * s**2 / ((1 - t) ** 2 * s**2 + t**2)
+    assert rms(solve(of, 1.0, 0.0, 9) - on_the_data) < 1e-5
+
+
+@pytest.mark.parametrize("samples", [1, 129])
+def test_so_many_samples_cannot_be_looked_at(context: Context, samples: int) -> None:
+    with pytest.raises(UsageError, match=f"samples={samples}: give 2 to 128"):
+        TrajectoryError(context, samples)
+
+
+def test_few_samples_cost_little_and_are_the_first(context: Context) -> None:
+    many, few = solve(context, 1.0, T_END, 20), solve(context, 1.0, T_END, 5)
+    assert rms(many[:5] - few) < 1e-4  # steps adapt to all samples together
+    found = TrajectoryError(context, 5).evaluate(many.astype(np.float32), (1.0, T_END))
+    assert [value.n for value in found] == [5]
+    assert found[0].value < 1e-4

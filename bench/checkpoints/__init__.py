@@ -52,7 +52,8 @@ def open_path(path: Path, options: Mapping[str, Option], name: str = "") -> Chec
     """The checkpoint in a file or folder, called `name` or as the path is; raises UsageError."""
     found = [kind for kind in LOADERS if (path / kind).is_file() or (path.is_file() and path.suffix == kind)]
     if found:
-        loaded: Checkpoint = Registry("loader", "", LOADERS).get(found[0])(path, options, name or path.resolve().stem)
+        usual = path.resolve().name if path.is_dir() else path.stem  # a folder's name may have dots
+        loaded: Checkpoint = Registry("loader", "", LOADERS).get(found[0])(path, options, name or usual)
         return loaded
     if path.is_dir() and (path / "card.json").exists():
         return _of_bundle(path, options)

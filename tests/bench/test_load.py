@@ -1,5 +1,7 @@
 """Checkpoints as people name them: files, folders, and networks of their own."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from bench.errors import UsageError
 from bench.runner import prepare
 from bench.spec import Sweep
 from solvers import UnknownNameError
+from tests.bench import tiny_pipelines
 
 CPU = torch.device("cpu")
 FIVE_LINES = """
@@ -166,3 +169,10 @@ def test_a_task_that_a_checkpoint_cannot_be_asked_is_refused(mine: Path, tmp_pat
             prepare(Sweep(**(asked | further)), tmp_path / "run", "cpu")
         assert str(error.value) == why
     assert load(f"{mine}:load").denoiser(Task(), CPU, torch.float32).calls == 0
+
+
+def test_a_folder_is_called_by_its_whole_name(folders: Callable[..., Path], tmp_path: Path) -> None:
+    shutil.copytree(folders(tiny_pipelines.ddpm), tmp_path / "mine-v1.5")
+    found = load(str(tmp_path / "mine-v1.5"))
+    assert found.name == "mine-v1.5"
+    assert found.digest == load(str(folders(tiny_pipelines.ddpm))).digest  # contents, never paths

@@ -75,7 +75,8 @@ class Mode:
         if self.engine == "compile":
             dynamo: Any = torch._dynamo.config
             dynamo.recompile_limit, dynamo.fail_on_recompile_limit_hit = GRAPHS, True
-            made.compile(dynamic=False)
+            alone = {} if device.type == "cuda" else {"compile_threads": 1}  # a GPU's kernels are worth a pool of workers
+            made.compile(dynamic=False, options=alone)
         if device.type != "cuda":
             return made
 

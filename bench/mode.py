@@ -75,7 +75,7 @@ class Mode:
         if self.engine == "compile":
             dynamo: Any = torch._dynamo.config
             dynamo.recompile_limit, dynamo.fail_on_recompile_limit_hit = GRAPHS, True
-            alone = {} if device.type == "cuda" else {"compile_threads": 1}  # a GPU's kernels are worth a pool of workers
+            alone = {} if device.type == "cuda" else {"compile_threads": 1}  # GPUs are worth a pool
             made.compile(dynamic=False, options=alone)
         if device.type != "cuda":
             return made

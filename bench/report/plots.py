@@ -38,8 +38,8 @@ def write_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
     quality = [m for m in metrics_of(table) if not m.startswith("trajectory")]
     with mpl.rc_context(STYLE):
         written = save(folder / "quality", figure_of(table, quality[:PANELS], _against_nfe)) if quality else []
-        if "trajectory_rmse" in set(table["metric"]):
-            written += save(folder / "truncation", figure_of(table, ["trajectory_rmse"], _truncation))
+        if errors := [m for m in metrics_of(table) if m.startswith("trajectory_rmse")]:
+            written += save(folder / "truncation", figure_of(table, errors[:1], _truncation))
     return written
 
 

@@ -9,7 +9,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request, build_opener
 
 from bench.checkpoints.manifest import in_bytes
 from bench.errors import UsageError
@@ -101,7 +101,8 @@ def _ask(url: str, part: Partial) -> HTTPResponse:
     """The answer to a request for what is not here yet; raises UsageError for any other."""
     wanted = part.range()
     try:
-        response: HTTPResponse = urlopen(Request(url, headers=AGENT | wanted), timeout=PATIENCE)
+        opener = build_opener()  # urlopen keeps the proxies that it found when it was first used
+        response: HTTPResponse = opener.open(Request(url, headers=AGENT | wanted), timeout=PATIENCE)
     except HTTPError as error:
         if error.code == 416 and wanted:  # the file has become shorter than what is here
             part.drop()

@@ -13,9 +13,10 @@ from bench.mode import Mode
 from bench.spec import TIMES, Cell, Sweep
 from bench.students import Student, is_student, open_student
 from bench.words import parse
+from solvers.model import PREDICTION_TYPES
 
 Program = solvers.Plan | solvers.Procedure
-PREDICTION_TYPES = {"data": "sample", "v": "v_prediction"}  # what schedulers of diffusers are not to make of noise
+TYPES = {v: k for k, v in PREDICTION_TYPES.items() if v in ("data", "v")}  # which schedulers must not make of noise
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,8 @@ def _plans(
     if method.learns:
         folder = Path(sweep.tuned) / checkpoint.name / method.name
         options = {"guidance": guide.scale, "tuned": str(folder)} | options
-    if checkpoint.predicts in PREDICTION_TYPES and "prediction_type" in method.defaults:
-        options = {"prediction_type": PREDICTION_TYPES[checkpoint.predicts]} | options
+    if checkpoint.predicts in TYPES and "prediction_type" in method.defaults:
+        options = {"prediction_type": TYPES[checkpoint.predicts]} | options
     where = {k: options.pop(k) for k in ("grid", *TIMES) if k in options}
     if not isinstance(where.get("grid", ""), str) or not all(isinstance(where.get(k, 0.0), int | float) for k in TIMES):
         raise UsageError(f"solver {text!r}: grid is a word; t_start and t_end are numbers")

@@ -25,13 +25,9 @@ import solvers
 from solvers.coefficient import Pixelwise
 from solvers.execute import threshold
 from solvers.grid import GRIDS, make_grid
-from solvers.model import Prediction, column, conversion
+from solvers.model import PREDICTION_TYPES, column, conversion
 from solvers.plan import ONES, Combine, Evaluate, Instruction, Plan
 from solvers.schedule import EDM, Array, RectifiedFlow, Schedule, VPDiscrete
-
-PREDICTS: dict[str, Prediction] = {
-    "epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity",
-}  # fmt: skip
 
 
 class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
@@ -54,7 +50,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         use_flow_sigmas: bool = False,
     ) -> None:
         self._given = Plan.from_json(plan)
-        accepted = ("epsilon", "v_prediction") if isinstance(self._given.schedule, EDM) else tuple(PREDICTS)
+        accepted = ("epsilon", "v_prediction") if isinstance(self._given.schedule, EDM) else tuple(PREDICTION_TYPES)
         if prediction_type not in accepted:
             raise ValueError(f"prediction_type={prediction_type!r} is none of {', '.join(accepted)}")
         self._prediction_type = prediction_type
@@ -186,7 +182,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _prediction(self, output: Tensor, x: Tensor, t: float) -> Tensor:
         """The network's output as what the plan works in."""
         schedule, s = self.plan.schedule, self._sigma_data
-        source = "data" if isinstance(schedule, EDM) else PREDICTS[self._prediction_type]
+        source = "data" if isinstance(schedule, EDM) else PREDICTION_TYPES[self._prediction_type]
         if source == self.plan.predicts and not isinstance(schedule, EDM):
             return output
         A, B = conversion(source, self.plan.predicts, float(schedule.alpha(t)), float(schedule.sigma(t)))

@@ -17,9 +17,8 @@ from typing import Any
 import diffusers
 import numpy as np
 
-from solvers.diffusers import PREDICTS
 from solvers.diffusers_record import Float64, NotLinearError, record
-from solvers.model import Prediction, conversion
+from solvers.model import PREDICTION_TYPES, Prediction, conversion
 from solvers.plan import Combine, Evaluate, Instruction, Option, Plan
 from solvers.registry import did_you_mean
 from solvers.schedule import RectifiedFlow, Schedule, VPCosine, VPDiscrete, VPLinear
@@ -118,7 +117,7 @@ class DiffusersMethod:
         times = [schedule.t_max * (float(n) + first) / train for n in _ready(scheduler, steps).timesteps]
         step_options = {k: v for k, v in resolved.items() if k not in config}
         program = record(lambda: _ready(scheduler, steps), step_options, times)
-        predicts = PREDICTS[str(config.get("prediction_type", "flow_prediction"))]
+        predicts = PREDICTION_TYPES[str(config.get("prediction_type", "flow_prediction"))]
         grid = sorted({*times, _end(program, schedule, predicts, schedule.t_max / train)}, reverse=True)
         return Plan(
             self.name, tuple(resolved.items()), self.order(resolved), predicts, schedule, tuple(grid), tuple(program)

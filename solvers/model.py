@@ -14,6 +14,9 @@ from solvers.schedule import Array, Schedule
 
 Prediction = Literal["noise", "data", "v", "velocity"]
 PREDICTIONS: tuple[Prediction, ...] = ("noise", "data", "v", "velocity")
+PREDICTION_TYPES: dict[str, Prediction] = {  # what diffusers calls them
+    "epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity",
+}  # fmt: skip
 Cond = Mapping[str, Tensor]
 
 

@@ -14,11 +14,8 @@ from bench.errors import UsageError
 from bench.metrics.weights import in_short
 from solvers import EDM, RectifiedFlow, Schedule, VPDiscrete
 from solvers.diffusers_record import Float64
-from solvers.model import Prediction
+from solvers.model import PREDICTION_TYPES, Prediction
 
-PREDICTS: dict[str, Prediction] = {
-    "epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity",
-}  # fmt: skip
 BETAS = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps", "rescale_betas_zero_snr")
 LEAST = 2.0**-24  # the last alpha_bar of betas rescaled to no signal, as diffusers has it
 SNAP = 1e-3  # a float32 time is this near its label, and no grid has two times so near
@@ -61,9 +58,9 @@ def _of_betas(class_name: str, config: Mapping[str, Any], stated: object, where:
 
 def predicts(stated: object, where: object) -> Prediction:
     """What a prediction type of diffusers is here; raises UsageError for one that it has not."""
-    found = PREDICTS.get(str(stated))
+    found = PREDICTION_TYPES.get(str(stated))
     if found is None:
-        raise UsageError(f"{where}: prediction type {stated!r} is none of {', '.join(PREDICTS)}")
+        raise UsageError(f"{where}: prediction type {stated!r} is none of {', '.join(PREDICTION_TYPES)}")
     return found
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from bench.checkpoints.base import Checkpoint
 from bench.checkpoints.pipelines import lora, other_unet
 from bench.checkpoints.pipelines.files import Folder, Part, load_model, open_folder, quiet
-from bench.checkpoints.pipelines.options import COMMON, check_options
+from bench.checkpoints.pipelines.options import COMMON, check_options, word
 from bench.checkpoints.pipelines.schedule import read_schedule
 from bench.checkpoints.pipelines.text import Encode, PipelineText, load_encoder, load_tokenizer
 from bench.checkpoints.pipelines.vae import Decoder
@@ -63,7 +63,7 @@ class Kind:
 def load(path: Path, options: Mapping[str, Option], name: str, kind: Kind) -> Checkpoint:
     """The checkpoint in a pipeline's folder; raises UsageError, and UnknownNameError for an unknown option."""
     check_options(name, options, kind.options)
-    folder = open_folder(path, _word(options, "variant"))
+    folder = open_folder(path, word(options, "variant"))
     adapter = lora.find(Path(str(options["lora"]))) if "lora" in options else None
     unet = other_unet.find(Path(str(options["unet"])), folder, kind.model) if "unet" in options else None
     decided: dict[str, Any] = {"unet": other_unet.digest(unet)} if unet else {}
@@ -76,7 +76,7 @@ def load(path: Path, options: Mapping[str, Option], name: str, kind: Kind) -> Ch
     network = kind.adapt(getattr(pipeline, kind.network), int(scheduler.get("num_train_timesteps", 1000)))
     h, w = _side(network, decode.factor, options, path)
     tokens = h * w // network.patch**2
-    schedule, predicts = read_schedule(scheduler, path / "scheduler", _word(options, "prediction"), tokens)
+    schedule, predicts = read_schedule(scheduler, path / "scheduler", word(options, "prediction"), tokens)
     text = PipelineText(pipeline, kind.encode(network, h * decode.factor, w * decode.factor))
     shape = (network.channels, h, w)
     decided |= {"pipeline": folder.class_name, "shape": shape, "predicts": predicts, **kind.settings(folder.index)}
@@ -101,10 +101,6 @@ def _read(pipeline: Any, kind: Kind, unet: Part | None) -> list[str]:
     """The components that were read from the pipeline's own folder."""
     there = [name for name, component in pipeline.components.items() if component is not None]
     return ["scheduler", *(name for name in there if not (unet and name == kind.network))]
-
-
-def _word(options: Mapping[str, Option], name: str) -> str | None:
-    return str(options[name]) if name in options else None
 
 
 def _assemble(folder: Folder, kind: Kind, unet: Part | None) -> Any:

@@ -92,7 +92,7 @@ def test_an_image_network_runs_channels_last() -> None:
     assert seen[-1][1] != seen[0][1]
 
 
-def test_a_compiled_network_gives_the_same_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_network_gives_the_same_samples() -> None:
     class Line(nn.Linear):
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
             return super().forward(x) * t[:, None]
@@ -107,9 +107,10 @@ def test_a_compiled_network_gives_the_same_samples(monkeypatch: pytest.MonkeyPat
     assert sampler.network._compiled_call_impl is not None
     assert torch.allclose(states(eager, line), sampler.draw(0, *sampler.inputs(0, 40)), rtol=1e-4)
     assert torch._dynamo.config.recompile_limit >= 64
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
-    with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):  # or it would run eager and be called compiled
+    failed = pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit)  # or it would run eager and be called compiled
+    with torch._dynamo.config.patch(recompile_limit=1), failed:
         sampler.draw(0, *sampler.inputs(0, 41))
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import solvers
 from bench.checkpoints import Checkpoint, Guide, Task
+from bench.distilled import shipped
 from bench.errors import UsageError
 from bench.metrics import find_metric
 from bench.mode import Mode
@@ -53,10 +54,11 @@ def cells(sweep: Sweep, subjects: Subjects, against: tuple[str, ...] = ()) -> tu
             student = is_student(parse("solver", text)[0])
             _check(text, plan, task, mode, metrics, student)
             axes = _axes(sweep, task, mode, student)
+            training = subjects.student(text).training if student else None
             for seed in sweep.seed:
                 cell = Cell(
                     subjects.checkpoint.name, digest, text, plan, sweep.samples, seed, task, mode, metrics, against,
-                    student, axes,
+                    student, axes, training,
                 )  # fmt: skip
                 found.setdefault(cell.key, cell)
     return list(found.values()), list(skipped)
@@ -71,7 +73,11 @@ def _programs(
         student = subjects.student(text)
         task = Task(student.guide, sweep.classes, sweep.texts)
         student.checkpoint.check(task)
-        for plan in _spendable(student.plan, sweep.nfe, skipped):
+        trained_for = student.sampler.trained_for
+        wanted = [n for n in dict.fromkeys(sweep.nfe) if n in trained_for]
+        if len(wanted) < len(set(sweep.nfe)):
+            skipped[f"{text} runs at {', '.join(map(str, trained_for))} calls, which it was trained for"] = None
+        for plan in _spendable(student.plan, wanted or sweep.nfe, {}):
             yield plan, task, student.checkpoint.digest
         return
     for task in sweep.tasks:
@@ -126,6 +132,17 @@ def _spendable(
     return plans
 
 
+def _method(name: str) -> solvers.Solver:
+    """The solver called `name`; raises UnknownNameError, which knows of students too."""
+    if ":" in name or name in solvers.names():
+        return solvers.method(name)
+    if "/" in name:
+        raise UsageError(
+            f"solver {name!r}: there is no student's folder, and a solver's file needs a name, file.py:name"
+        )
+    raise solvers.did_you_mean("solver or student", name, [*solvers.names(), *shipped()])
+
+
 def _plans(
     text: str,
     name: str,
@@ -136,7 +153,7 @@ def _plans(
     skipped: dict[str, None],
 ) -> list[Program]:
     """The plans of one solver at every budget it can spend; an adaptive one has one."""
-    method, options = solvers.method(name), dict(options)
+    method, options = _method(name), dict(options)
     if method.learns:
         folder = Path(sweep.tuned) / checkpoint.name / method.name
         options = {"guidance": guide.scale, "tuned": str(folder)} | options

@@ -166,7 +166,7 @@ def rank(
 
 @app.command("ls")
 def ls(
-    what: Annotated[str, typer.Argument(help="solvers, checkpoints, students or metrics")],
+    what: Annotated[str, typer.Argument(help="solvers, checkpoints, students, methods or metrics")],
     verbose: Annotated[bool, typer.Option("--verbose", help="Say what each is and which options it takes.")] = False,
 ) -> None:
     """What there is."""
@@ -224,6 +224,54 @@ def train(
         raise UsageError(f"--out {folder} cannot be made: {error.strerror}") from error
     with training_progress(Console(stderr=True), name, steps or RECIPES[name][1].steps) as on_step:
         run_recipe(name, folder, steps, seed, on_step)
+    print(f"wrote {folder}")
+
+
+@app.command()
+def distill(
+    method: Annotated[str, typer.Argument(help="A method of `fewstep ls methods`, with options: cd(points=18)")],
+    teacher: Annotated[str, typer.Option("--teacher", help="A checkpoint, as sweeps take one.")] = "digits",
+    out: Annotated[Path | None, typer.Option("--out", help="Default students/<method>; goes on where it was.")] = None,
+    steps: Annotated[Any, typer.Option("--steps", parser=whole, metavar="N", help="Other than the recipe's.")] = None,
+    batch: Annotated[Any, typer.Option("--batch", parser=whole, metavar="N", help="Samples a step.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
+    seed: Annotated[Any, typer.Option("--seed", parser=whole, metavar="N", help="Of all that is drawn.")] = "0",
+    student: Annotated[str | None, typer.Option("--student", help="A checkpoint to begin with; the teacher's.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Images to learn from; default the teacher's own.")] = None,
+    pool: Annotated[
+        Any, typer.Option("--pool", parser=whole, metavar="N", help="Samples drawn of a teacher without.")
+    ] = "4096",
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="A text file with one prompt a line.")] = None,
+    precision: Annotated[str, typer.Option("--precision", help="fp32, or bf16 (mixed).")] = "fp32",
+    metric: Annotated[str | None, typer.Option("--metric", help="Of the curve; default the teacher's first.")] = None,
+    reference: Reference = "",
+    samples: Annotated[
+        Any, typer.Option("--samples", parser=whole, metavar="N", help="For a point of the curve.")
+    ] = "1000",
+    points: Annotated[Any, typer.Option("--points", parser=whole, metavar="N", help="Of the curve.")] = "20",
+    device: Device = "auto",
+) -> None:
+    """Train a few-step student, or go on with it; its best weights, card and curve go to a folder that sweeps take."""
+    from rich.console import Console
+
+    from bench.distilling import Order, distil, prepare
+    from bench.pngs import file_name
+    from bench.progress import training_progress
+
+    folder = out or Path("students") / file_name(method)
+    order = Order(
+        method, teacher, folder, steps, batch, lr, seed, student, data, pool, prompts, precision, metric,
+        tuple(reference), samples, points, device,
+    )  # fmt: skip
+    run = prepare(order)
+    console = Console(stderr=True)
+    try:
+        with training_progress(console, method, run.recipe.steps) as on_step:
+            distil(run, on_step)
+    except FloatingPointError as error:
+        kept = f"; {folder} keeps the best student so far" if (folder / "card.json").exists() else ""
+        print(f"fewstep: {error}{kept}", file=sys.stderr)
+        raise typer.Exit(1) from None
     print(f"wrote {folder}")
 
 

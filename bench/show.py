@@ -1,5 +1,7 @@
 """What the command line prints: plans, states, lists."""
 
+import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from itertools import groupby
@@ -8,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+import distill
 import solvers
 from bench.metrics import METRICS, Metric, Value, options_of
 from bench.metrics.features import FEATURES, OF_SHAPE
@@ -19,7 +22,7 @@ from bench.spec import Cell
 from bench.store import Store
 from bench.tuning import Done, Refused
 from solvers import did_you_mean
-from solvers.tracer import COMMON
+from solvers.tracer import COMMON, summary
 
 
 def print_plan(job: Job) -> None:
@@ -110,6 +113,7 @@ def print_list(what: str, verbose: bool) -> None:
     listings: dict[str, tuple[list[str], Callable[[str], str], Callable[[str], str]]] = {
         "solvers": (solvers.names(), str, _about_solver),
         "metrics": (METRICS.names(), _name_metric, _about_metric),
+        "methods": (distill.METHODS.names(), str, _about_method),
     }
     tables = {"checkpoints": print_checkpoints, "students": print_students}
     if what in tables:
@@ -122,6 +126,14 @@ def print_list(what: str, verbose: bool) -> None:
         print(f"{name}\n    {about(name)}" if verbose else short(name))
     if verbose and what == "solvers":
         print(f"Options of all: {', '.join(f'{k}={v}' for k, v in COMMON.items())}; grid, t_start and t_end")
+
+
+def _about_method(name: str) -> str:
+    """The paper, the options and the recipe of a distillation method."""
+    kind = distill.METHODS.get(name)
+    recipe = ", ".join(f"{k}={v}" for k, v in dataclasses.asdict(kind.recipe).items())
+    options = ", ".join(f"{k}={v}" for k, v in kind().options().items())
+    return f"{summary(inspect.getdoc(kind))} options: {options or 'none'}; recipe: {recipe}"
 
 
 def _about_solver(name: str) -> str:

@@ -1,7 +1,8 @@
 """What the command line prints of checkpoints: what is here, what can be pulled, and what a pull came to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import students
 from bench.checkpoints import CHECKPOINTS
@@ -9,7 +10,9 @@ from bench.checkpoints.bundle import BUNDLED, read_card
 from bench.checkpoints.lock import default_lock
 from bench.checkpoints.manifest import Entry, Source, as_published, entries, in_bytes, sources
 from bench.checkpoints.pull import pull
+from bench.distilled import SHIPPED, read_student, shipped
 from bench.errors import UsageError
+from distill.student import FewStep
 
 COLUMNS = ("name", "where", "size", "image", "conditions", "licence", "what it is")
 
@@ -33,11 +36,16 @@ def print_checkpoints(verbose: bool) -> None:
 
 
 def print_students(verbose: bool) -> None:
-    """All published students, one a line; with `verbose`, how it is sampled and the source below each."""
+    """Students, one a line: shipped, then published; with `verbose`, how each is sampled and made or found."""
+    own = [(name, read_student(SHIPPED / name)) for name in shipped()]
     found = [students.entry(name) for name in students.names()]
-    rows = [(e.name, _where(e.source), _size(e.source), e.source.licence, e.about) for e in found]
-    below = [[_sampled(entry), _address(entry.source)] if verbose else [] for entry in found]
-    _print_table([("name", "where", "size", "licence", "what it is"), *rows], [[], *below])
+    rows = [(name, "here", in_bytes(_bytes(SHIPPED / name)), "", f"{card['method']} of {card['teacher']['name']}")
+            for name, card in own]  # fmt: skip
+    rows += [(e.name, _where(e.source), _size(e.source), e.source.licence, e.about) for e in found]
+    below = [[_how(FewStep.from_dict(card["sampler"])), _trained(card["training"])] for _, card in own]
+    below += [[_sampled(entry), _address(entry.source)] for entry in found]
+    lines = below if verbose else [[] for _ in rows]
+    _print_table([("name", "where", "size", "licence", "what it is"), *rows], [[], *lines])
 
 
 def _print_table(rows: Sequence[Sequence[str]], below: Sequence[Sequence[str]]) -> None:
@@ -53,8 +61,11 @@ def _of_package(name: str) -> tuple[str, ...]:
     """A checkpoint that needs no pulling."""
     if name not in CHECKPOINTS.builtin:
         return (name, "here", "", "", "", "", "a plug-in")
-    size = sum(path.stat().st_size for path in (BUNDLED / name).iterdir())
-    return (name, "here", in_bytes(size), "", "", "", str(read_card(BUNDLED / name)["data"]))
+    return (name, "here", in_bytes(_bytes(BUNDLED / name)), "", "", "", str(read_card(BUNDLED / name)["data"]))
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
@@ -78,11 +89,23 @@ def _address(source: Source) -> str:
 
 def _sampled(entry: students.StudentEntry) -> str:
     """What a student goes into, by which solver at which budgets it is sampled, and how it is guided."""
-    sampler = entry.sampler
+    kind = f"{students.KINDS[entry.kind]} for a {entry.base}" if entry.base else "a pipeline of its own"
+    return f"{kind}; {_how(entry.sampler)}"
+
+
+def _how(sampler: FewStep) -> str:
+    """By which solver at which budgets a student is sampled, and how it is guided."""
     low, high = sampler.accepts
     guided = f"guidance {sampler.guidance:g}" + (f", {low:g} to {high:g} accepted" if low < high else "")
-    kind = f"{students.KINDS[entry.kind]} for a {entry.base}" if entry.base else "a pipeline of its own"
-    return f"{kind}; {sampler.solver} at {', '.join(map(str, sampler.trained_for))} calls; {guided}"
+    return f"{sampler.solver} at {', '.join(map(str, sampler.trained_for))} calls; {guided}"
+
+
+def _trained(training: Mapping[str, Any]) -> str:
+    """What a student cost."""
+    calls, steps = (f"{training[k]:,}" for k in ("calls", "steps"))
+    return (
+        f"{steps} steps, {calls} network evaluations of one sample, {training['seconds']:.0f} s on {training['device']}"
+    )
 
 
 def _more(entry: Entry) -> list[str]:

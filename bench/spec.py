@@ -24,6 +24,7 @@ from pydantic import (
 import solvers
 from bench.checkpoints import Checkpoint, Guide, Task
 from bench.checkpoints.prompts import Prompts, read_prompts
+from bench.distilled import shipped_for
 from bench.errors import UsageError
 from bench.files import sha256
 from bench.metrics import find_metric
@@ -148,9 +149,9 @@ class Sweep(BaseModel):
         return [Mode(*ways) for ways in product(self.precision, self.layout, self.engine)]
 
     def solvers_on(self, checkpoint: Checkpoint) -> tuple[str, ...]:
-        """Those asked for, or those of the default sweep for the checkpoint's schedule."""
+        """Those asked for, or those of the default sweep for the checkpoint's schedule, with its shipped students."""
         flow = isinstance(checkpoint.schedule, solvers.RectifiedFlow)
-        return self.solvers or (FLOW_SOLVERS if flow else SOLVERS)
+        return self.solvers or ((FLOW_SOLVERS if flow else SOLVERS) + shipped_for(checkpoint))
 
     def metrics_on(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         """Those asked for, or the checkpoint's own, which of some classes alone are those that make sense of them."""
@@ -218,8 +219,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 class Cell:
     """One sampler at one budget on one checkpoint: everything that decides its samples and its numbers.
 
-    `digest` is that of the network which makes the samples: of a student, its own.  `axes` says in words what sets the
-    cell apart from others of its solver and budget in its sweep.
+    `digest` is that of the network which makes the samples: of a student, its own, whose `training` is known where it
+    was made here.  `axes` says in words what sets the cell apart from others of its solver and budget in its sweep.
     """
 
     checkpoint: str
@@ -234,6 +235,7 @@ class Cell:
     against: tuple[str, ...] = ()  # the metrics' families and references
     student: bool = False
     axes: str = ""
+    training: Mapping[str, Any] | None = None
 
     @property
     def series(self) -> str:
@@ -283,6 +285,7 @@ class Cell:
             "solver": self.solver,
             "series": self.series,
             "student": self.student,
+            "training": self.training,
             "options": dict(self.plan.options),
             "order": self.plan.order,
             "nfe": self.nfe,

@@ -1,20 +1,22 @@
 """Students: networks distilled to few steps, each with the sampler it was trained for, beside solvers in a sweep.
 
-The manifest's section `students` says what there is.  In a sweep a student is written as solvers are,
-`lcm_lora_sdv1_5(guidance=1.5)`, and stands on the sweep's checkpoint: a LoRA or another UNet in its pipeline, or a
-pipeline of its own that samples the same space.
+The manifest's section `students` says what was published; others were made here (bench/distilled.py) and come with the
+package or lie in a folder.  In a sweep a student is written as solvers are, `lcm_lora_sdv1_5(guidance=1.5)`, and stands
+on the sweep's checkpoint: a LoRA or another UNet in its pipeline, a pipeline of its own that samples the same space, or
+the weights that were distilled of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
 import solvers
 from bench.checkpoints import Checkpoint, Guide
 from bench.checkpoints.manifest import Frozen, Source, not_here, section, validated
+from bench.distilled import folder_of, open_distilled, read_student, sampler_of
 from bench.errors import UsageError
 from bench.words import parse
 from distill.student import FewStep
@@ -42,12 +44,16 @@ class StudentEntry(Frozen):
 
 @dataclass(frozen=True)
 class Student:
-    """A student ready to be sampled: its own network in the base's sampling space, its sampler and its guidance."""
+    """A student ready to be sampled: its own network in the base's sampling space, its sampler and its guidance.
+
+    `training` is what its own cost, and None for a published one.
+    """
 
     name: str
     checkpoint: Checkpoint
     sampler: FewStep
     guide: Guide
+    training: Mapping[str, Any] | None = None
 
     def plan(self, nfe: int) -> solvers.Plan:
         """The plan of `nfe` calls; raises BudgetError naming the student and the budgets it was trained for."""
@@ -60,12 +66,12 @@ class Student:
 
 
 def names() -> list[str]:
-    """Every student of the manifest."""
+    """Every published student, those of the manifest."""
     return list(section("students"))
 
 
 def is_student(name: str) -> bool:
-    return name in section("students")
+    return name in section("students") or folder_of(name) is not None
 
 
 def entry(name: str) -> StudentEntry:
@@ -77,16 +83,16 @@ def entry(name: str) -> StudentEntry:
 
 
 def open_student(text: str, base: Checkpoint) -> Student:
-    """The student that a sweep on `base` calls `text`: name, or name(path=…, guidance=…).
+    """The student that a sweep on `base` calls `text`: name, or name(path=…, guidance=…), or a folder's path.
 
     Raises UsageError where its weights are not here, do not fit the base, or its guidance is another than it accepts.
     """
     name, options = parse("student", text)
+    if folder := folder_of(name):
+        return _open_folder(name, folder, options, base)
     found = entry(name)
-    known = ("path", "guidance", *OPTIONS[found.kind])
-    if unknown := [k for k in options if k not in known]:
-        raise solvers.did_you_mean(f"option of {name}", unknown[0], list(known))
-    guide = Guide(_scale(found, options.get("guidance")))
+    _check_options(name, options, ("path", "guidance", *OPTIONS[found.kind]))
+    guide = Guide(_scale(name, found.sampler, options.get("guidance")))
     _check_base(found, base)
     path = _weights(found, options.get("path"))
     further = {k: v for k, v in options.items() if k in OPTIONS[found.kind]}
@@ -95,13 +101,27 @@ def open_student(text: str, base: Checkpoint) -> Student:
     return Student(name, checkpoint, found.sampler, guide)
 
 
-def _scale(found: StudentEntry, asked: Option | None) -> float:
+def _open_folder(name: str, folder: Path, options: Mapping[str, Option], base: Checkpoint) -> Student:
+    """A student that was made here."""
+    card = read_student(folder)
+    sampler = sampler_of(folder, card)
+    _check_options(name, options, ("guidance",))
+    guide = Guide(_scale(name, sampler, options.get("guidance")))
+    return Student(name, open_distilled(folder, base), sampler, guide, card["training"])
+
+
+def _check_options(name: str, options: Mapping[str, Option], known: Sequence[str]) -> None:
+    if unknown := [k for k in options if k not in known]:
+        raise solvers.did_you_mean(f"option of {name}", unknown[0], list(known))
+
+
+def _scale(name: str, sampler: FewStep, asked: Option | None) -> float:
     if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int | float)):
-        raise UsageError(f"student {found.name!r}: guidance={asked!r} is not a number")
+        raise UsageError(f"student {name!r}: guidance={asked!r} is not a number")
     try:
-        return found.sampler.scale(asked)
+        return sampler.scale(asked)
     except ValueError as error:
-        raise UsageError(f"student {found.name!r}: {error}") from error
+        raise UsageError(f"student {name!r}: {error}") from error
 
 
 def _weights(found: StudentEntry, given: Option | None) -> Path:

@@ -42,7 +42,8 @@ def conversion(source: Prediction, target: Prediction, alpha: Level, sigma: Leve
 class Guidance:
     """Classifier-free guidance: out = null + w (cond - null).  Ho & Salimans 2022, arXiv 2207.12598.
 
-    `null` gives, for each condition, what stands for its absence: a value, or a tensor of one row.  w is `scale` where
+    `null` gives, for each condition, what stands for its absence: a value, a tensor of one row, or None for a condition
+    that guidance does not concern.  w is `scale` where
     sigma/alpha lies in `interval` = (low, high] and 1, at the price of one forward, elsewhere (Kynkaanniemi et al.
     2024, arXiv 2404.07724).  With `cfgpp`, the times of the sampler's grid, `scale` is the lambda of CFG++ (Chung et
     al. 2024, arXiv 2406.08070): data guided by lambda, noise not at all, which for DDIM's step of length h is
@@ -50,7 +51,7 @@ class Guidance:
     """
 
     scale: float
-    null: Mapping[str, int | Tensor]
+    null: Mapping[str, int | Tensor | None]
     interval: tuple[float, float] = (0.0, inf)
     cfgpp: tuple[float, ...] = ()
 
@@ -145,12 +146,22 @@ class Denoiser:
         times = torch.full((x.shape[0],), t, dtype=_TIMES.get(x.dtype, x.dtype), device=x.device)
         return self._evaluate(x, times, None if self.guidance is None else self._scale(t), cond or {})
 
-    def at_each(self, x: Tensor, t: Array, predicts: Prediction, cond: Cond | None = None) -> Tensor:
-        """The prediction asked for at a time of its own for each sample, t (B,), in x's dtype: one call."""
-        scales = [self._scale(float(s)) for s in t]
-        scale = None if set(scales) == {None} else column([1.0 if s is None else s for s in scales], x)
+    def at_each(
+        self, x: Tensor, t: Array, predicts: Prediction, cond: Cond | None = None, scales: Array | None = None
+    ) -> Tensor:
+        """The prediction asked for at a time of its own for each sample, t (B,), in x's dtype: one call.
+
+        `scales` (B,) are of guidance, in place of its own.  What may be differentiated counts as such.  Raises
+        ValueError for scales where there is no guidance.
+        """
+        if scales is not None and self.guidance is None:
+            raise ValueError("scales of guidance were given, and there is no guidance that says what null is")
+        each = [self._scale(float(s)) for s in t] if scales is None else list(scales)
+        scale = None if set(each) == {None} else column([1.0 if s is None else s for s in each], x)
         times = torch.from_numpy(t).to(x.device, _TIMES.get(x.dtype, x.dtype))
+        before = self.passed
         out = self._evaluate(x, times, scale, cond or {})
+        self.backwards += (self.passed - before) * out.requires_grad
         if predicts == self.predicts:
             return out
         A, B = conversion(self.predicts, predicts, self.schedule.alpha(t), self.schedule.sigma(t))
@@ -197,8 +208,10 @@ class Denoiser:
             self.passed += forwards * samples
 
 
-def _absent(condition: Tensor, null: int | Tensor) -> Tensor:
+def _absent(condition: Tensor, null: int | Tensor | None) -> Tensor:
     """What stands for the absence of a condition (B, ...), once a sample."""
+    if null is None:
+        return condition
     return null.expand_as(condition) if isinstance(null, Tensor) else torch.full_like(condition, null)
 
 

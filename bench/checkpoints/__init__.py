@@ -64,6 +64,8 @@ def _of_bundle(folder: Path, options: Mapping[str, Option]) -> Checkpoint:
     if options:
         raise UsageError(f"checkpoint {folder.name} takes no options: {', '.join(options)}")
     kind = str(read_card(folder)["checkpoint"])
+    if kind == "student":
+        raise UsageError(f"{folder} holds a student, which is swept among solvers, on its teacher: --solvers {folder}")
     try:
         found: Checkpoint = CHECKPOINTS.get(kind)(read_bundle(folder))
     except (KeyError, TypeError, RuntimeError) as error:

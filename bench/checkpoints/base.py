@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import solvers
 from bench.checkpoints.prompts import Prompts
 from bench.errors import UsageError
+from distill.batch import Data
 from solvers import noise
 from solvers.model import Prediction
 
@@ -69,9 +70,9 @@ class Checkpoint:
     `kind` says whether samples are images in [-1, 1], to be quantised once to bytes, or plain vectors; `decode` makes
     images of `image_shape` of latents (B, *shape), which it may do in parts.  `real` gives the real images
     (N, C, H, W) uint8 to compare with; of a known distribution, `moments` gives the mean and covariance and `draw`
-    samples: (seed, start, count) -> (count, *shape), float64.  `apart` names work that is needed beside the network's
-    calls, such as decoding latents, and timed apart: (device, batch) -> what is timed.  `reopen` gives the same
-    checkpoint with further options, as a student's weights are.
+    samples: (seed, start, count) -> (count, *shape), float64.  `training` draws what students are shown.  `apart` names
+    work that is needed beside the network's calls, such as decoding latents, and timed apart: (device, batch) -> what
+    is timed.  `reopen` gives the same checkpoint with further options, as a student's weights are.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Checkpoint:
     image_shape: tuple[int, ...] = ()
     scale_as_input: bool = False
     knows_no_class: bool = True
+    training: Data | None = None
     reopen: Callable[[Mapping[str, solvers.Option]], "Checkpoint"] | None = None
 
     def __post_init__(self) -> None:

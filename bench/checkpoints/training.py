@@ -1,7 +1,7 @@
 """How the shipped weights were made: `fewstep train NAME` runs these recipes again."""
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import solvers
 from bench.checkpoints import digits
 from bench.checkpoints.base import Task, quantise, unquantise
 from bench.checkpoints.bundle import read_bundle, write_bundle
+from bench.checkpoints.cards import write_readme
 from bench.checkpoints.digits_net import NO_CLASS, DigitsMLP
 from bench.checkpoints.gmm import GaussianMixture, bundle_tensors
-from bench.files import write_text
 from bench.metrics.digits_features import DigitsClassifier
 from bench.metrics.gaussian import Gaussian, Moments, distance
 from distill.denoising import DenoisingLoss, Preconditioned
@@ -29,18 +29,12 @@ DENOISER = Recipe(steps=9000, batch=256, lr=1e-3, weight_decay=0.01)
 NOISE_LEVELS = DenoisingLoss(P_mean=-0.5, P_std=1.4)  # small images are decided at higher noise than EDM's
 CLASSIFIER = Recipe(steps=2000, batch=128, lr=2e-3, weight_decay=0.01)
 AUGMENT, LABEL_DROPOUT = 0.5, 0.1  # probability of each of the five augmentations; of losing the label
-SIZES = torch.tensor([0.15, 0.1, 0.15, 0.1, 0.1])  # rotation, log scale, shear, shifts (in half images): std
 
 
 def augment(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Small affine maps of images (B, 1, 8, 8), and the five numbers that say which, (B, 5); 0 where left alone."""
     a = torch.randn(len(x), 5, generator=generator) * (torch.rand(len(x), 5, generator=generator) < AUGMENT)
-    turn, log_scale, shear, right, down = (a * SIZES).T
-    c, s, scale = turn.cos(), turn.sin(), log_scale.exp()
-    rows = [torch.stack([scale * c, scale * (shear - s), right], 1), torch.stack([scale * s, scale * c, down], 1)]
-    places = F.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
-    moved = F.grid_sample(x + 1, places, mode="bicubic", align_corners=False) - 1  # outside the image is black, -1
-    return torch.where(a.any(1)[:, None, None, None], moved.clamp(-1, 1), x), a
+    return digits.moved(x, a), a
 
 
 def train_digits(out: Path, recipe: Recipe = DENOISER, on_step: OnStep = lambda step, loss: None) -> None:
@@ -61,7 +55,7 @@ def train_digits(out: Path, recipe: Recipe = DENOISER, on_step: OnStep = lambda 
     card = _card("digits", "scikit-learn's handwritten digits, 1,437 of 1,797 8x8 images", recipe, trained)
     write_bundle(out, tensors, card)
     write_bundle(out, tensors, card | {"quality": quality(digits.load(read_bundle(out)))})
-    _write_card(out)
+    write_readme(out, "digits", "fewstep train digits")
 
 
 def quality(checkpoint: Any) -> dict[str, float]:
@@ -104,7 +98,7 @@ def train_digits_features(out: Path, recipe: Recipe = CLASSIFIER, on_step: OnSte
         accuracy = (trained.network(heldout).argmax(1) == truth).double().mean().item()
     card = _card("digits_features", "scikit-learn's handwritten digits, 1,437 of 1,797 8x8 images", recipe, trained)
     write_bundle(out, trained.network.state_dict(), card | {"quality": {"heldout_accuracy": accuracy}})
-    _write_card(out)
+    write_readme(out, "digits_features", "fewstep train digits_features")
 
 
 def train_gmm(out: Path, recipe: Recipe = Recipe(0, 0, 0), on_step: OnStep = lambda step, loss: None) -> None:  # noqa: B008
@@ -112,7 +106,7 @@ def train_gmm(out: Path, recipe: Recipe = Recipe(0, 0, 0), on_step: OnStep = lam
     mixture = GaussianMixture.random(recipe.seed)
     card = {"checkpoint": "gmm", "data": "an exact Gaussian mixture", "seed": recipe.seed, "classes": mixture.classes}
     write_bundle(out, bundle_tensors(mixture), card)
-    _write_card(out)
+    write_readme(out, "gmm", "fewstep train gmm")
 
 
 def _card(name: str, data: str, recipe: Recipe, trained: Trained) -> dict[str, Any]:
@@ -129,22 +123,6 @@ def _card(name: str, data: str, recipe: Recipe, trained: Trained) -> dict[str, A
             "threads": torch.get_num_threads(),
         },
     }
-
-
-def _write_card(out: Path) -> None:
-    """README.md beside the weights: the card for people."""
-
-    def lines(d: Mapping[str, Any], indent: str = "") -> list[str]:
-        rows = []
-        for key, value in d.items():
-            label = f"{indent}- {key.replace('_', ' ')}:"
-            shown = f"{value:.4g}" if isinstance(value, float) else value
-            rows += [label, *lines(value, indent + "  ")] if isinstance(value, Mapping) else [f"{label} {shown}"]
-        return rows
-
-    card = read_bundle(out).card
-    head = [f"# Model card: {card['checkpoint']}", "", f"Made again by `fewstep train {card['checkpoint']}`.", ""]
-    write_text(out / "README.md", "\n".join([*head, *lines(card)]) + "\n")
 
 
 RECIPES: dict[str, tuple[Callable[..., None], Recipe]] = {

@@ -257,3 +257,55 @@ def test_times_of_their_own_keep_shape_and_dtype(shape: tuple[int, ...], dtype: 
     assert (out.shape, out.dtype) == (shape, dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     assert (seen[0].dtype, seen[0].tolist()) == (wide, torch.tensor([0.123456789, 0.5], dtype=wide).tolist())
+
+
+SCALES = np.array([0.0, 1.0, 2.5, -1.0, 7.0])
+
+
+def test_a_scale_of_its_own_for_each_sample_replaces_guidances_own() -> None:
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y, denoiser = torch.arange(5), Denoiser(bumpy, VP, "noise", Guidance(40.0, {"y": 9}))
+    apart = [
+        Denoiser(bumpy, VP, "noise", Guidance(float(w), {"y": 9}))(x[i : i + 1], float(t), "data", {"y": y[i : i + 1]})
+        for i, (t, w) in enumerate(zip(TIMES, SCALES, strict=True))
+    ]
+    out = denoiser.at_each(x, TIMES, "data", {"y": y}, SCALES)
+    torch.testing.assert_close(out, torch.cat(apart), rtol=1e-12, atol=1e-12)
+    assert (denoiser.calls, denoiser.forwards, denoiser.passed) == (1, 2, 10)
+
+
+def test_scales_without_guidance_are_refused() -> None:
+    with pytest.raises(ValueError, match="scales of guidance were given, and there is no guidance"):
+        Denoiser(bumpy, VP).at_each(torch.ones(5, 1), TIMES, "data", {"y": torch.zeros(5)}, SCALES)
+
+
+def told_two(x: Tensor, t: Tensor, y: Tensor, size: Tensor) -> Tensor:
+    return x + y[:, None] + 100 * size[:, None]
+
+
+def test_guidance_leaves_a_condition_alone_whose_null_is_none() -> None:
+    x, y, size = torch.zeros(3, 1, dtype=torch.float64), torch.tensor([1.0, 2.0, 3.0]), torch.tensor([5.0, 6.0, 7.0])
+    guided = Denoiser(told_two, EDM, "noise", Guidance(3.0, {"y": 0, "size": None}))
+    expected = (3 * y + 100 * size)[:, None].double()
+    for out in (
+        guided(x, 1.0, cond={"y": y, "size": size}),
+        guided.at_each(x, np.ones(3), "noise", {"y": y, "size": size}),
+    ):
+        torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.parametrize(("guidance", "forwards"), [(None, 1), (Guidance(3.0, {"y": 9}), 2)])
+def test_what_may_be_differentiated_counts_as_a_backward_pass(guidance: Guidance | None, forwards: int) -> None:
+    weight = torch.ones((), requires_grad=True)
+    denoiser = Denoiser(lambda x, t, y: weight * bumpy(x, t, y), VP, "noise", guidance)
+    x, cond = torch.ones(5, 1), {"y": torch.zeros(5)}
+    with torch.no_grad():
+        denoiser.at_each(x, TIMES, "data", cond)
+    assert denoiser.backwards == 0
+    denoiser.at_each(x, TIMES, "data", cond)
+    assert (denoiser.backwards, denoiser.passed) == (5 * forwards, 10 * forwards)
+    frozen = Denoiser(bumpy, VP, "noise", guidance)
+    frozen.at_each(x, TIMES, "data", cond)
+    assert frozen.backwards == 0
+    frozen.at_each(x.requires_grad_(), TIMES, "data", cond)  # through the network to its input
+    assert frozen.backwards == 5 * forwards

@@ -76,7 +76,7 @@ def _programs(
         trained_for = student.sampler.trained_for
         wanted = [n for n in dict.fromkeys(sweep.nfe) if n in trained_for]
         if len(wanted) < len(set(sweep.nfe)):
-            skipped[f"{text} runs at {', '.join(map(str, trained_for))} calls, which it was trained for"] = None
+            skipped[f"{student.name} runs at {', '.join(map(str, trained_for))} calls, which it was trained for"] = None
         for plan in _spendable(student.plan, wanted or sweep.nfe, {}):
             yield plan, task, student.checkpoint.digest
         return

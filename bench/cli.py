@@ -264,15 +264,16 @@ def distill(
         tuple(reference), samples, points, device,
     )  # fmt: skip
     run = prepare(order)
-    console = Console(stderr=True)
+    main = run.accelerator.is_main_process
     try:
-        with training_progress(console, method, run.recipe.steps) as on_step:
+        with training_progress(Console(stderr=True, quiet=not main), method, run.recipe.steps) as on_step:
             distil(run, on_step)
     except FloatingPointError as error:
         kept = f"; {folder} keeps the best student so far" if (folder / "card.json").exists() else ""
         print(f"fewstep: {error}{kept}", file=sys.stderr)
         raise typer.Exit(1) from None
-    print(f"wrote {folder}")
+    if main:
+        print(f"wrote {folder}")
 
 
 @app.command()

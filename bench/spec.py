@@ -113,7 +113,9 @@ class Sweep(BaseModel):
 
     checkpoint: str = "digits"
     solvers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    nfe: tuple[Annotated[StrictInt, Field(ge=1, le=10_000)], ...] = Field((5, 6, 8, 10, 12, 15, 20), min_length=1)
+    nfe: tuple[Annotated[StrictInt, Field(ge=1, le=10_000)], ...] = Field(
+        (1, 2, 4, 5, 6, 8, 10, 12, 15, 20), min_length=1
+    )
     samples: Annotated[StrictInt, Field(ge=2)] = 2000
     seed: Annotated[tuple[Seed, ...], *AXIS] = (0,)
     guidance: Annotated[tuple[Scale, ...], *AXIS] = (1.0,)

@@ -18,6 +18,7 @@ METHODS = Registry(
         "progressive": "distill.progressive:Progressive",
         "reflow": "distill.reflow:Reflow",
         "boss": "distill.reflow:BOSS",
+        "tscd": "distill.tscd:TSCD",
         "agd": "distill.guidance:AGD",
     },
 )

@@ -22,7 +22,7 @@ from distill.trainer import Recipe
 from solvers.schedule import Array, Schedule
 
 STEP, START, LEVEL, NOISE, REAL_LEVEL, REAL_NOISE, AGAIN = range(LOSS, LOSS + 7)  # AGAIN + i: renoising of step i
-LEVELS = 1000  # that noise is drawn from: all but the first and last two hundredths
+LEVELS = 1000  # of the noise that scores are compared at
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,16 @@ class DMD2(Method):
     """Distribution matching with two time scales, a GAN on the fake score's features, and no regression loss.
 
     A sample takes `steps` calls; the critic has `ttur` turns for one of the student.  `gan` weighs the adversarial loss
-    of the generator and `gan_critic` that of the critic; with gan = 0 no real data is looked at.  `guidance` is the
-    teacher's scale.
+    of the generator and `gan_critic` that of the critic; with gan = 0 no real data is looked at.  Scores are compared
+    at noise from `low` to `high` of the usual grid.  `guidance` is the teacher's scale.
     """
 
     steps: int = 1
     ttur: int = 5
     gan: float = 3e-3
     gan_critic: float = 1e-2
+    low: float = 0.02
+    high: float = 0.98
     guidance: float = 1.0
 
     recipe: ClassVar[Recipe] = Recipe(steps=20_000, batch=256, lr=1e-4, clip=10.0)
@@ -47,6 +49,8 @@ class DMD2(Method):
             raise ValueError(f"dmd2: steps = {self.steps} and ttur = {self.ttur} must be at least 1")
         if self.gan < 0 or self.gan_critic < 0:
             raise ValueError(f"dmd2: gan = {self.gan:g} and gan_critic = {self.gan_critic:g} must not be negative")
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(f"dmd2: low = {self.low:g} and high = {self.high:g} must be shares, 0 <= low < high <= 1")
         if self.guidance != 1 and teacher.denoiser.guidance is None:
             raise ValueError(f"dmd2: guidance = {self.guidance:g} needs a teacher with guidance, and this has none")
         if self.gan and not teacher.features:
@@ -73,13 +77,13 @@ class DMD2(Method):
         schedule, critic = players.teacher.schedule, players.others["critic"]
         with torch.no_grad():
             x = self._generated(players, batch)
-        s = _levels(schedule, batch, LEVEL)
+        s = self._levels(schedule, batch.draws.uniform(LEVEL))
         x_s = noised(schedule, x, batch.noise(NOISE), s)
         weight = (schedule.alpha(s) / schedule.sigma(s)) ** 2 + 1
         if not self.gan:
             return weighted(weight, l2(critic.at_each(x_s, s, "data", batch.cond), x))
         D, fake = judged(critic, x_s, s, batch.cond)
-        r = _levels(schedule, batch, REAL_LEVEL)
+        r = self._levels(schedule, batch.draws.uniform(REAL_LEVEL))
         _, real = judged(critic, noised(schedule, batch.x0, batch.noise(REAL_NOISE), r), r, batch.cond)
         return weighted(weight, l2(D, x)) + self.gan_critic * critic_loss(fake, real)
 
@@ -87,7 +91,7 @@ class DMD2(Method):
         """The gradient of KL(fake || data) over noise levels, DMD's Eqs. (7) and (8); the GAN."""
         schedule, critic = players.teacher.schedule, players.others["critic"]
         x = self._generated(players, batch)
-        s = _levels(schedule, batch, LEVEL)
+        s = self._levels(schedule, batch.draws.uniform(LEVEL))
         x_s = noised(schedule, x, batch.noise(NOISE), s)
         adversarial = x.new_zeros(())
         with torch.no_grad():
@@ -117,6 +121,11 @@ class DMD2(Method):
                 x = noised(schedule, D, batch.noise(AGAIN + i), ts[i + 1])
         return players.student.at_each(x, ts[k], "data", batch.cond)
 
+    def _levels(self, schedule: Schedule, u: Array) -> Array:
+        """Times of noise that scores are compared at, even in their index, for uniform numbers u (B,)."""
+        first, last = self.low * LEVELS, self.high * LEVELS
+        return times(schedule, LEVELS - 1)[(first + u * (last - first)).astype(int)]
+
     def sampler(self, schedule: Schedule, progress: float = 1.0) -> FewStep:
         """Data predictions, noised again from step to step; the last one is the sample."""
         return FewStep("lcm", times={self.steps: (*_steps(schedule, self.steps).tolist(), 0.0)})
@@ -125,9 +134,3 @@ class DMD2(Method):
 def _steps(schedule: Schedule, steps: int) -> Array:
     """The times of the generator's calls, from noise on."""
     return times(schedule, steps)[:0:-1]
-
-
-def _levels(schedule: Schedule, batch: Batch, stream: int) -> Array:
-    """A noise level for each sample, (B,): even in its index, from 2 % to 98 % of all."""
-    low, high = LEVELS * 2 // 100, LEVELS * 98 // 100
-    return times(schedule, LEVELS - 1)[low + batch.draws.integers(stream, high - low)]

@@ -6,6 +6,7 @@ tau = sigma/(alpha + sigma): dz/dtau = v = n - x0, from noise at tau = 1 to data
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import combinations
 from typing import ClassVar, Self
 
 import numpy as np
@@ -37,7 +38,8 @@ def time_at(schedule: Schedule, tau: Array) -> Array:
 def flow_grid(schedule: Schedule, steps: int) -> Array:
     """steps + 1 falling times from the schedule's noise to its end, equally spaced in tau."""
     ends = np.array([schedule.t_max, schedule.t_end])
-    inner = np.linspace(*tau(schedule, ends), steps + 1)[1:-1]
+    first, last = tau(schedule, ends).tolist()
+    inner = np.linspace(first, last, steps + 1)[1:-1]
     return np.concatenate([ends[:1], time_at(schedule, inner), ends[1:]])
 
 
@@ -63,8 +65,8 @@ class Reflow(Method):
     recipe: ClassVar[Recipe] = Recipe(steps=5_000, batch=256, lr=5e-4)
 
     solver: str = "flow_heun"
-    calls: int = 16
-    each: int = 4
+    calls: int = 32
+    each: int = 8
     distil: float = 0.0
 
     def check(self, teacher: Teacher) -> None:
@@ -180,7 +182,7 @@ def bends(teacher: Teacher, grid: Array, x: Tensor, cond: Cond) -> Array:
         v.append(teacher.denoiser.at_each(scale[i] * z[i], np.full(len(x), t), "velocity", cond))
         z.append(z[i] + (at[i + 1] - at[i]) * v[i])
     cost = np.full((len(grid), len(grid)), np.inf)
-    for i, j in zip(*np.triu_indices(len(grid), 1), strict=True):
+    for i, j in combinations(range(len(grid)), 2):
         cost[i, j] = (z[i] + (at[j] - at[i]) * v[i] - z[j]).square().mean().item()
     return cost
 

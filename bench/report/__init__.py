@@ -11,6 +11,8 @@ from bench.report.grids import write_grids
 from bench.report.leaderboard import leaderboard
 from bench.report.plots import write_plots
 from bench.report.scores import over_seeds
+from bench.report.students import write_students_plot
+from bench.report.text import of_students
 from bench.report.tuned import ratios, write_tuning_plots
 from bench.store import Store
 
@@ -31,7 +33,8 @@ def write_report(store: Store) -> Path:
     write_text(store.folder / "table.csv", table.to_csv(index=False))
     board, first = judged(over_seeds(table, records), window), min(record["cell"]["seed"] for record in records)
     write_text(store.folder / "leaderboard.md", leaderboard(board, ratios(records), definition))
-    write_plots(board, store.folder)
+    apart = write_students_plot(board, store.folder)  # a dozen solvers and students in one panel are not told apart
+    write_plots(board[~of_students(board)] if apart else board, store.folder)
     write_latency_plot(board, window, store.folder)
     write_tuning_plots(board, records, store.folder)
     write_grids(store, [record for record in records if record["cell"]["seed"] == first], store.folder)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from bench.report.plots import STYLE, curves, figure_of, plain_ticks, save
+from bench.report.plots import STYLE, curves, figure_of, plain_ticks, save, with_looks
 from bench.report.text import counted, grid, rounded, significant
 from bench.report.titles import axis_label, metrics_of
 from bench.store import Record
@@ -153,7 +153,7 @@ def write_latency_plot(table: pd.DataFrame, window: Mapping[str, Any] | None, fo
         metrics = [window["metric"]]
     if not metrics or not is_measured(table):
         return []
-    table = table.assign(solver=table["solver"].astype("category"))  # before rows are left out: looks go by solver
+    table = with_looks(table)  # before rows are left out
     with mpl.rc_context(STYLE):
         figure = figure_of(table[table["session"].notna()], metrics[:1], partial(against_latency, window=window))
         return save(folder / "latency", figure)

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report.costs import cost_columns, judged
+from bench.report.students import training_columns
 from bench.report.tuned import tuning_columns
 from bench.store import Record
 
@@ -41,7 +42,7 @@ def _rows(record: Record, measurement: Record | None) -> list[dict[str, object]]
             "times": " ".join(f"{t:.6g}" for t in record["cell"]["times"]),
         }
     )
-    cell |= tuning_columns(record)
+    cell |= tuning_columns(record) | training_columns(record)
     run = {
         "device": record["environment"]["device"],
         "threads": record["environment"]["threads"],

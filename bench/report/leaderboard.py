@@ -8,7 +8,8 @@ import pandas as pd
 from bench.report.costs import costs
 from bench.report.published import published
 from bench.report.scores import seeds_agree, seeds_of
-from bench.report.text import brief, counted, grid, listed, markdown, with_error
+from bench.report.students import of_trained, students
+from bench.report.text import MARK, brief, counted, grid, listed, markdown, of_students, with_error
 from bench.report.titles import metrics_of, title
 from bench.stats import difference
 
@@ -33,6 +34,7 @@ def leaderboard(table: pd.DataFrame, paired: pd.DataFrame, definition: Mapping[s
             "After a middle dot: what was spent to tune the solver for this budget, in network evaluations of one "
             "sample (a derivative along counts one more, a backward pass two); untuned solvers have none."
         )
+    parts += _about_students(table)
     for metric in metrics_of(table):
         rows = table[table["metric"] == metric]
         about = rows.iloc[0]
@@ -41,6 +43,7 @@ def leaderboard(table: pd.DataFrame, paired: pd.DataFrame, definition: Mapping[s
         parts += [f"## {title(metric)}", f"`{metric}`, {better}; n = {about['n']:,}{against}."]
         parts += [line for line in (seeds_agree(rows),) if line] + _boards(rows) + _limits(rows)
     parts += _tuned(paired) if len(paired) else []
+    parts += students(table)
     parts += costs(table, definition.get("quality"))
     parts += published(definition["checkpoint"])
     return "\n\n".join(parts) + "\n"
@@ -48,9 +51,21 @@ def leaderboard(table: pd.DataFrame, paired: pd.DataFrame, definition: Mapping[s
 
 def _guidance(table: pd.DataFrame) -> str:
     """The scales of the sweep, and those that students bring with them."""
-    own = table["student"].fillna(False).astype(bool)
-    students = f" (students at {listed(table[own]['guidance'])})" if own.any() else ""
-    return (listed(table[~own]["guidance"]) or "none") + students
+    own = of_students(table)
+    theirs = f" (students at {listed(table[own]['guidance'])})" if own.any() else ""
+    return (listed(table[~own]["guidance"]) or "none") + theirs
+
+
+def _about_students(table: pd.DataFrame) -> list[str]:
+    if not (own := of_students(table)).any():
+        return []
+    known = of_trained(table)
+    where = "stands under Students" if known.any() else "is not known here"
+    others = ", of those of them that tell it" if known.any() and (own & ~known).any() else ""
+    return [
+        f"Marked{MARK}, under the solvers: students, networks distilled to few calls.  Their numbers are not free as "
+        f"solvers' are; what their training took {where}{others}."
+    ]
 
 
 def _arithmetic(table: pd.DataFrame) -> str:

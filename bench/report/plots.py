@@ -1,6 +1,5 @@
 """The figures of a run, each as PNG and SVG."""
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
 from bench.report.scores import seeds_of
+from bench.report.text import of_students, shown
 from bench.report.titles import axis_label, metrics_of, title
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe & Ito 2008
@@ -34,13 +34,19 @@ STYLE = {
 
 def write_plots(table: pd.DataFrame, folder: Path) -> list[Path]:
     """quality and truncation figures of a table over seeds (bench.report.scores); returns the files."""
-    table = table.assign(solver=table["solver"].astype("category"))
+    table = with_looks(table)
     quality = [m for m in metrics_of(table) if not m.startswith("trajectory")]
     with mpl.rc_context(STYLE):
         written = save(folder / "quality", figure_of(table, quality[:PANELS], _against_nfe)) if quality else []
         if errors := [m for m in metrics_of(table) if m.startswith("trajectory_rmse")]:
             written += save(folder / "truncation", figure_of(table, errors[:1], _truncation))
     return written
+
+
+def with_looks(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its solvers as categories, students last: looks go by place, and students change no solver's."""
+    names = table.assign(last=of_students(table)).sort_values(["last", "solver"])["solver"].unique()
+    return table.assign(solver=pd.Categorical(table["solver"], names))
 
 
 def figure_of(table: pd.DataFrame, metrics: list[str], draw: Callable[[Axes, pd.DataFrame], None]) -> Figure:
@@ -69,11 +75,6 @@ def curves(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, st
         i, n = names.get_loc(name), len(COLOURS)
         style = {"color": COLOURS[i % n], "marker": MARKERS[(i + i // n) % n], "linestyle": LINES[i // n % len(LINES)]}
         yield shown(str(name)), of_solver.sort_values("nfe"), style
-
-
-def shown(solver: str) -> str:
-    """The solver as a legend has room for it: a plug-in without its folder, a path in quotes with its last alone."""
-    return re.sub(r"""^[^(]*/|(?<=['"])[^'"]*/(?=[^'"/]+/[^'"/]+['"])""", "", solver)
 
 
 def _against_nfe(axes: Axes, rows: pd.DataFrame) -> None:

@@ -1,14 +1,27 @@
-"""Numbers and tables as Markdown."""
+"""Numbers, names and tables as Markdown."""
+
+import re
 
 import pandas as pd
+
+MARK = " †"  # behind a student's name
 
 
 def brief(calls: float) -> str:
     """4,450 as 4.45k."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if calls >= size:
+    shown = float(f"{calls:.3g}")
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if shown >= size:
             return f"{calls / size:.3g}{letter}"
     return f"{calls:g}"
+
+
+def duration(seconds: float) -> str:
+    """In the unit that suits it: 45 s, 8.54 min, 2.3 h."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def significant(value: float) -> str:
@@ -37,16 +50,30 @@ def counted(n: int, what: str) -> str:
     return f"{n:g} {what}{'' if n == 1 else 's'}"
 
 
+def of_students(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of students; older records do not say, and know of none."""
+    return rows["student"].eq(True) if "student" in rows else pd.Series(False, index=rows.index)
+
+
+def shown(solver: str) -> str:
+    """The solver as there is room for it: a plug-in without its folder, a path in quotes with its last two parts."""
+    return re.sub(r"""^[^(]*/(?=[^(/])|(?<=['"])[^'"]*/(?=[^'"/]+/[^'"/]+/?['"])""", "", solver)
+
+
+def student_names(rows: pd.DataFrame) -> dict[str, str]:
+    """What students are called in tables: without the folders before, unless two would then be called alike."""
+    short = {name: shown(name) for name in rows[of_students(rows)]["solver"].unique()}
+    taken = [short.get(name, name) for name in rows["solver"].unique()]
+    return {name: (text if taken.count(text) == 1 else name) + MARK for name, text in short.items()}
+
+
 def grid(rows: pd.DataFrame, text: pd.Series) -> str:
-    """A table of `text`, solvers down, budgets across."""
+    """A table of `text`, solvers down and students, marked, under them; budgets across."""
     wide = rows.assign(text=text).pivot(index="solver", columns="nfe", values="text").fillna("—")
-    head = ["solver", *(f"{nfe:g}" for nfe in wide.columns)]
-    lines = [
-        head,
-        ["---"] * len(head),
-        *([name, *values] for name, values in zip(wide.index, wide.values, strict=True)),
-    ]
-    return markdown(lines)
+    head, names = ["solver", *(f"{nfe:g}" for nfe in wide.columns)], student_names(rows)
+    lines = [[names.get(name, name), *values] for name, values in zip(wide.index, wide.values, strict=True)]
+    lines.sort(key=lambda line: line[0].endswith(MARK))
+    return markdown([head, ["---"] * len(head), *lines])
 
 
 def markdown(lines: list[list[str]]) -> str:

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from bench.report.plots import COLOURS, LINES, MARKERS, STYLE, save, shown
+from bench.report.plots import COLOURS, LINES, MARKERS, STYLE, save
 from bench.report.scores import series_of
-from bench.report.text import brief, listed
+from bench.report.text import brief, listed, shown
 from bench.stats import spread
 from bench.store import Record
 

@@ -386,7 +386,7 @@ def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
     print_list("methods", verbose=True)
     shown = capsys.readouterr().out
-    for name in ("cd", "ct", "ect", "lcm", "dmd2", "progressive", "reflow", "boss", "agd"):
+    for name in ("cd", "ct", "ect", "lcm", "dmd2", "progressive", "reflow", "boss", "tscd", "agd"):
         assert f"\n{name}\n" in f"\n{shown}"
     assert "arXiv" in shown
     assert "recipe: steps=" in shown

@@ -65,7 +65,7 @@ class Critic(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """How real what had these features looks, (B,): the logarithm of the odds."""
-        out: Tensor = self.head(pooled(features).to(self.head[0].weight.dtype))
+        out: Tensor = self.head(pooled(features).to(next(self.head.parameters()).dtype))
         return out[:, 0].float()
 
 

@@ -67,7 +67,7 @@ class CD(Consistency):
     distance: str = "huber"
     c: float = 0.02
 
-    recipe: ClassVar[Recipe] = Recipe(10_000, 128, 1e-3)
+    recipe: ClassVar[Recipe] = Recipe(5_000, 128, 1e-3)
     target_decay: ClassVar[float] = 0.9  # without an average the errors of many small steps add up
 
     def check(self, teacher: Teacher) -> None:

@@ -42,7 +42,7 @@ class DMD2(Method):
     high: float = 0.98
     guidance: float = 1.0
 
-    recipe: ClassVar[Recipe] = Recipe(steps=20_000, batch=256, lr=1e-4, clip=10.0)
+    recipe: ClassVar[Recipe] = Recipe(steps=4_000, batch=128, lr=3e-4, clip=10.0)
 
     def check(self, teacher: Teacher) -> None:
         if self.steps < 1 or self.ttur < 1:
@@ -124,7 +124,8 @@ class DMD2(Method):
     def _levels(self, schedule: Schedule, u: Array) -> Array:
         """Times of noise that scores are compared at, even in their index, for uniform numbers u (B,)."""
         first, last = self.low * LEVELS, self.high * LEVELS
-        return times(schedule, LEVELS - 1)[(first + u * (last - first)).astype(int)]
+        which = (first + u * (last - first)).astype(int)
+        return np.asarray(times(schedule, LEVELS - 1)[which])
 
     def sampler(self, schedule: Schedule, progress: float = 1.0) -> FewStep:
         """Data predictions, noised again from step to step; the last one is the sample."""

@@ -62,7 +62,7 @@ class Reflow(Method):
     the training all of them are the noise's: distillation at t = 0 of Section 2.2, for one step.
     """
 
-    recipe: ClassVar[Recipe] = Recipe(steps=5_000, batch=256, lr=5e-4)
+    recipe: ClassVar[Recipe] = Recipe(steps=2_000, batch=256, lr=1e-3)
 
     solver: str = "flow_heun"
     calls: int = 32

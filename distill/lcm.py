@@ -49,7 +49,7 @@ class LCM(Method):
     guidance: float = 2.0
     lora: int = 0
 
-    recipe: ClassVar[Recipe] = Recipe(8_000, 128, 1e-3, optimiser="radam")
+    recipe: ClassVar[Recipe] = Recipe(5_000, 128, 1e-3, optimiser="radam")
     target_decay: ClassVar = 0.95
 
     def check(self, teacher: Teacher) -> None:

@@ -6,6 +6,7 @@ data; the critic, which begins as the teacher too, is trained beside the generat
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,7 +32,8 @@ class DMD2(Method):
 
     A sample takes `steps` calls; the critic has `ttur` turns for one of the student.  `gan` weighs the adversarial loss
     of the generator and `gan_critic` that of the critic; with gan = 0 no real data is looked at.  Scores are compared
-    at noise from `low` to `high` of the usual grid.  `guidance` is the teacher's scale.
+    at noise from `low` to `high` of the usual grid.  `guidance` is the teacher's scale; the student learns at
+    `student_rate` times the critic's rate.
     """
 
     steps: int = 1
@@ -41,8 +43,13 @@ class DMD2(Method):
     low: float = 0.02
     high: float = 0.98
     guidance: float = 1.0
+    student_rate: float = 1.0
 
-    recipe: ClassVar[Recipe] = Recipe(steps=4_000, batch=128, lr=3e-4, clip=10.0)
+    recipe: ClassVar[Recipe] = Recipe(steps=9_000, batch=64, lr=1e-3, clip=10.0)
+
+    @property
+    def rates(self) -> Mapping[str, float]:  # type: ignore[override]
+        return {"student": self.student_rate}
 
     def check(self, teacher: Teacher) -> None:
         if self.steps < 1 or self.ttur < 1:
@@ -51,6 +58,8 @@ class DMD2(Method):
             raise ValueError(f"dmd2: gan = {self.gan:g} and gan_critic = {self.gan_critic:g} must not be negative")
         if not 0 <= self.low < self.high <= 1:
             raise ValueError(f"dmd2: low = {self.low:g} and high = {self.high:g} must be shares, 0 <= low < high <= 1")
+        if not 0 < self.student_rate <= 1:
+            raise ValueError(f"dmd2: student_rate = {self.student_rate:g} must be a share of the critic's, up to 1")
         if self.guidance != 1 and teacher.denoiser.guidance is None:
             raise ValueError(f"dmd2: guidance = {self.guidance:g} needs a teacher with guidance, and this has none")
         if self.gan and not teacher.features:

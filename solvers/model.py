@@ -184,7 +184,7 @@ class Denoiser:
 
     def _scale(self, t: float) -> float | None:
         """Guidance's scale at time t; None where it does not act."""
-        if self.guidance is None:
+        if self.guidance is None or (self.guidance.scale == 1 and not self.guidance.cfgpp):
             return None
         if t not in self._scales:  # a plan's times come back in every batch
             w = self.guidance.at(self.schedule, t)

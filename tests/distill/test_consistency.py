@@ -182,6 +182,23 @@ def test_ct_draws_neighbours_as_often_as_a_lognormal_says_with_one_noise() -> No
     assert seen == pytest.approx(expected / expected.sum(), abs=4 * 0.5 / math.sqrt(len(n)))
 
 
+@pytest.mark.parametrize(("method", "c"), [(CT(s0=12, c=0.3), 0.3 * 2**0.5), (ECT(q=4.0, c=1e-9), 0.0)])
+def test_distances_are_weighed_by_their_interval(method: Method, c: float) -> None:
+    net = Heard(Exact(EDM))
+    value = loss(method, toys.gaussian_teacher(), net, progress=0.1)
+    (x_r, r, D_r), (x_t, t, D_t) = net.calls
+    f_r, f_t = (D + EDM.t_end / s[:, None] * (x - D) for x, s, D in ((x_r, r, D_r), (x_t, t, D_t)))
+    distance = ((f_t - f_r).square().sum(1) + c**2).sqrt() - c
+    assert float(value) == pytest.approx(float((distance / (t - r)).mean()), rel=1e-5)
+
+
+def test_cd_measures_by_pseudo_huber_unless_told_otherwise() -> None:
+    teacher, net = toys.gaussian_teacher(), toys.Gaussian()
+    huber, square = (float(loss(CD(distance=kind, c=50.0), teacher, net)) for kind in ("huber", "l2"))
+    assert huber == pytest.approx(square * 2 / (2 * 50 * 2**0.5), rel=1e-3)  # ||.||^2/2c where that is small
+    assert float(loss(CD(), teacher, net)) > 5 * huber
+
+
 @given(st.floats(1.5, 8), st.floats(0, 10), st.floats(0, 2), st.floats(0.002, 80), st.floats(0, 0.999))
 def test_ect_comes_ever_closer(q: float, k: float, b: float, u: float, progress: float) -> None:
     ect = ECT(q, k, b, tightenings=4)
@@ -312,7 +329,7 @@ def test_without_a_teacher_a_student_comes_as_near_as_its_intervals_allow(
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_cd_draws_the_ring_in_one_step(ring_network: nn.Module, ring_floor: float, seed: int) -> None:
-    recipe = {"steps": 300, "batch": 512, "lr": 3e-3, "ema": 0.98, "warmup": 20, "seed": seed}
+    recipe = {"steps": 300, "batch": 256, "lr": 4e-3, "ema": 0.98, "warmup": 20, "seed": seed}
     method = CD(solver="dpm_solver_2", calls=4, points=8)
     made = toys.distilled(method, toys.ring_teacher(), ring_network.requires_grad_(True), **recipe)
     _, y = toys.sampled(made, 1, seed=seed)

@@ -153,7 +153,7 @@ def loss(method: TSCD, of: Teacher, student: nn.Module, progress: float, target:
     schedule, draws = of.schedule, Draws(0, 0, 0, 256)
     batch = Batch(of.data(draws)[0].double(), of.data(draws)[1], draws)
     ours, theirs = (Denoiser(copy.deepcopy(n).double(), schedule, "data") for n in (student, target or student))
-    return float(method.loss(Players(of, ours, theirs, progress=progress), "student", batch))
+    return method.loss(Players(of, ours, theirs, progress=progress), "student", batch).item()
 
 
 @pytest.mark.parametrize(("progress", "segments"), [(0.0, 8), (0.4, 2), (0.9, 1)])

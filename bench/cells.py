@@ -140,7 +140,7 @@ def _method(name: str) -> solvers.Solver:
         raise UsageError(
             f"solver {name!r}: there is no student's folder, and a solver's file needs a name, file.py:name"
         )
-    raise solvers.did_you_mean("solver or student", name, [*solvers.names(), *shipped()])
+    raise solvers.did_you_mean("solver", name, [*solvers.names(), *shipped()])
 
 
 def _plans(

@@ -8,8 +8,9 @@ import pytest
 
 import solvers
 from bench.checkpoints import load
+from bench.distilled import shipped
 from bench.errors import UsageError
-from bench.spec import Latency, Sweep, read_sweep
+from bench.spec import SOLVERS, Latency, Sweep, read_sweep
 
 
 def refusal(path: Path | None, **overrides: Any) -> str:
@@ -30,11 +31,12 @@ def test_the_default_sweep_is_the_documented_one() -> None:
     assert sweep.checkpoint == "digits"
     usual = sweep.solvers_on(load("digits"))
     assert len(usual) >= 12
-    assert set(usual) <= set(solvers.names())
-    flow = replace(load("digits"), schedule=solvers.RectifiedFlow(3.0))
+    assert set(usual) == set(SOLVERS) | set(shipped())
+    assert set(SOLVERS) <= set(solvers.names())
+    flow = replace(load("digits"), digest="another", schedule=solvers.RectifiedFlow(3.0))
     for name in sweep.solvers_on(flow):
         assert solvers.method(name).build(flow.schedule, 5, options={}).times[0] == 1
-    assert sweep.nfe == (5, 6, 8, 10, 12, 15, 20)
+    assert sweep.nfe == (1, 2, 4, 5, 6, 8, 10, 12, 15, 20)
     assert (sweep.samples, sweep.seed, sweep.guidance, sweep.precision) == (2000, (0,), (1.0,), ("fp32",))
     assert (sweep.metrics, sweep.latency) == (None, Latency())
 

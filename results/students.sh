@@ -14,7 +14,7 @@ ship() {
   done
 }
 
-(train cd cd; train ect ect; train reflow reflow; train progressive progressive) &
+(train cd cd; train ect ect; train reflow reflow; train progressive progressive --points 25) &
 train lcm 'lcm(guidance=1)'
 train dmd2_1step 'dmd2(student_rate=0.2)'
 train dmd2_4step 'dmd2(steps=4,ttur=3,student_rate=0.2)' --steps 1200 --lr 1e-3

@@ -133,7 +133,8 @@ def _about_method(name: str) -> str:
     kind = distill.METHODS.get(name)
     recipe = ", ".join(f"{k}={v}" for k, v in dataclasses.asdict(kind.recipe).items())
     options = ", ".join(f"{k}={v}" for k, v in kind().options().items())
-    return f"{summary(inspect.getdoc(kind))} options: {options or 'none'}; recipe: {recipe}"
+    about = (summary(inspect.getdoc(what)) for what in (inspect.getmodule(kind), kind))
+    return "\n    ".join([*about, f"options: {options or 'none'}", f"recipe: {recipe}"])
 
 
 def _about_solver(name: str) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bench.pngs import file_name
 from bench.report.plots import STYLE
 from bench.report.scores import series_of
+from bench.report.text import counted
 from bench.store import Record, Store
 
 ROWS, COLUMNS = 4, 8
@@ -34,7 +35,7 @@ def _save(path: Path, name: str, pictures: list[tuple[int, NDArray[np.uint8]]]) 
         figure.get_layout_engine().set(wspace=0.1)
         for axes, (nfe, images) in zip(np.ravel(figure.subplots(1, len(pictures))), pictures, strict=True):
             axes.imshow(_tile(images), cmap="gray" if images.shape[1] == 1 else None, vmin=0, vmax=255)
-            axes.set_title(f"{nfe:.4g} network calls", fontsize=12)
+            axes.set_title(counted(float(f"{nfe:.4g}"), "network call"), fontsize=12)
             axes.set_axis_off()
         figure.savefig(path, dpi=110, metadata={"Software": None})
     return path

@@ -157,7 +157,7 @@ def _about(metric: str) -> str:
         "that a student may have paid earlier; more samples tell.  Never: it saves no forwards.  No solver here is as "
         "good: all are worse by more than two standard errors at every budget of the sweep, and the best of them "
         "stands beside.  By time: training seconds over the seconds saved on each image at the batch of best "
-        "throughput, where the device of the training measured both cells; a dash elsewhere."
+        "throughput, where the device of the training measured both cells, a CPU on as many threads; a dash elsewhere."
     )
 
 

@@ -11,6 +11,7 @@ from bench.checkpoints import load
 from bench.distilled import SHIPPED, make_method, read_student, shipped, shipped_for
 from bench.metrics import Context, make_metric
 from bench.spec import Sweep
+from bench.stats import Estimate, difference
 from bench.students import open_student
 
 DIGITS, CPU = load("digits"), torch.device("cpu")
@@ -55,15 +56,16 @@ def test_a_student_is_far_better_than_ddim_at_as_many_calls(name: str) -> None:
     budgets = WANTED[name][:3]
     sweep = Sweep(solvers=(name, "ddim"), nfe=budgets, samples=400, metrics=("frechet_digits",), latency=None)
     subjects = Subjects(DIGITS)
-    value, error = {}, {}
+    reached = {}
     for cell in cells(sweep, subjects)[0]:
         context = Context(DIGITS, cell.seed, cell.task, Path("unused"), CPU)
         metrics = {"frechet_digits": make_metric("frechet_digits", context)}
         found = run(cell, subjects.of(cell), metrics, CPU, 400)[0]["metrics"][0]
-        value[cell.solver, cell.nfe], error[cell.solver, cell.nfe] = found["value"], found["se"]
+        reached[cell.solver, cell.nfe] = Estimate.of(found, cell.seed)
     for nfe in budgets:
-        apart = value["ddim", nfe] - value[name, nfe]
-        assert apart > 2 * (error["ddim", nfe] + error[name, nfe])
+        apart = difference(reached["ddim", nfe], reached[name, nfe])
+        assert apart.paired
+        assert apart.value > 4 * apart.se
 
 
 def test_lcm_takes_its_guidance_as_an_input() -> None:

@@ -392,6 +392,8 @@ def test_each_stages_best_student_is_the_next_ones_teacher_and_beginning() -> No
     fresh.measure(no_quality)
     fresh.next_stage()
     assert not fresh.loop.players["student"].optimiser.state  # the optimiser begins anew
+    assert fresh.players.student.network.training  # as it was, though the best weights were those of an average
+    assert not fresh.loop.averaged.training
     assert fresh.loop.recipe.lr_at(0) == RECIPE.lr_at(0)
     ours, best = fresh.players.student.network.state_dict(), fresh.progress.finished[0]["weights"]
     assert all(torch.equal(ours[name], value) for name, value in best.items())

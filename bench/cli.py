@@ -252,28 +252,16 @@ def distill(
     device: Device = "auto",
 ) -> None:
     """Train a few-step student, or go on with it; its best weights, card and curve go to a folder that sweeps take."""
-    from rich.console import Console
-
-    from bench.distilling import Order, distil, prepare
+    from bench.distilling import Order
     from bench.pngs import file_name
-    from bench.progress import training_progress
+    from bench.progress import run_distillation
 
-    folder = out or Path("students") / file_name(method)
     order = Order(
-        method, teacher, folder, steps, batch, lr, seed, student, data, pool, prompts, precision, metric,
-        tuple(reference), samples, points, device,
+        method, teacher, out or Path("students") / file_name(method), steps, batch, lr, seed, student, data, pool,
+        prompts, precision, metric, tuple(reference), samples, points, device,
     )  # fmt: skip
-    run = prepare(order)
-    main = run.accelerator.is_main_process
-    try:
-        with training_progress(Console(stderr=True, quiet=not main), method, run.recipe.steps) as on_step:
-            distil(run, on_step)
-    except FloatingPointError as error:
-        kept = f"; {folder} keeps the best student so far" if (folder / "card.json").exists() else ""
-        print(f"fewstep: {error}{kept}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    if main:
-        print(f"wrote {folder}")
+    if not run_distillation(order):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """What long commands show while they run."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bench.distilling import Order, distil, prepare
 from bench.metrics import Chunk
 from bench.pngs import exporter
 from bench.report import write_report
@@ -37,6 +39,25 @@ def run_job(job: Job, command: str, png: Path | None) -> bool:
     if any(True for _ in job.store.records()):
         console.print(f"wrote {write_report(job.store)}", highlight=False, soft_wrap=True)
     return not failures
+
+
+def run_distillation(order: Order) -> bool:
+    """Train a student, or go on with it, and say where it lies; False when its loss stopped being finite.
+
+    Raises UsageError before anything is written.
+    """
+    run = prepare(order)
+    main = run.accelerator.is_main_process
+    try:
+        with training_progress(Console(stderr=True, quiet=not main), order.method, run.recipe.steps) as on_step:
+            distil(run, on_step)
+    except FloatingPointError as error:
+        kept = f"; {order.out} keeps the best student so far" if (order.out / "card.json").exists() else ""
+        print(f"fewstep: {error}{kept}", file=sys.stderr)
+        return False
+    if main:
+        print(f"wrote {order.out}")
+    return True
 
 
 @contextmanager

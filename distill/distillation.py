@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -133,8 +134,8 @@ class Distillation:
         players = replace(self.players, progress=step / self.recipe.steps)
         value = 0.0
         with torch.random.fork_rng(devices=[]):
-            own = (self.recipe.seed << 32) + step + (self.accelerator.process_index << 56)
-            torch.manual_seed(own % 2**64)  # of what draws by itself, such as dropout
+            own = np.random.SeedSequence([self.recipe.seed, step, self.accelerator.process_index])
+            torch.manual_seed(int(own.generate_state(1)[0]))  # of what draws by itself, as dropout; 32 bits count
             for k, turn in enumerate(self.method.turns(self.loop.step)):
                 batch = self._batch(step, k)
                 value = self.loop.turn(turn, lambda t=turn, b=batch: self.method.loss(players, t, b))

@@ -337,9 +337,7 @@ def test_a_students_number_is_bold_among_the_best() -> None:
     assert "| worse | 1.5 ± 0.05 |" in text
 
 
-@pytest.mark.parametrize(
-    ("calls", "text"), [(999_400, "999k"), (999_600, "1M"), (999.6e6, "1G"), (2.5e12, "2.5T"), (999, "999")]
-)
+@pytest.mark.parametrize(("calls", "text"), [(999_400, "999k"), (999_600, "1M"), (999.6e6, "1G"), (2.5e12, "2.5T")])
 def test_large_numbers_change_their_unit_where_they_round_to_it(calls: float, text: str) -> None:
     assert brief(calls) == text
 
@@ -347,9 +345,6 @@ def test_large_numbers_change_their_unit_where_they_round_to_it(calls: float, te
 @pytest.mark.parametrize(("seconds", "text"), [(45, "45 s"), (512.3, "8.54 min"), (8280, "2.3 h")])
 def test_durations_are_in_the_unit_that_suits_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
-
-
-# Figures.
 
 
 def test_students_change_no_solvers_looks() -> None:

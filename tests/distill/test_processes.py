@@ -14,7 +14,7 @@ from accelerate.launchers import debug_launcher
 from torch import Tensor, nn
 
 from distill.distillation import Distillation
-from tests.distill.test_distillation import RECIPE, Imitation, Rivals, Slow, dropping, networks_teacher
+from tests.distill.imitations import RECIPE, Imitation, Rivals, Slow, dropping, networks_teacher
 from tests.distill.toys import MU, S0, gaussian_teacher, small
 
 ROOT = Path(__file__).parents[2]

@@ -43,7 +43,7 @@ class TSCD(Method):
     guidance: float = 1.0
     eta: float = 1.0
 
-    recipe: ClassVar[Recipe] = Recipe(8_000, 128, 1e-3)
+    recipe: ClassVar[Recipe] = Recipe(8_000, 128, 3e-4)
     target_decay: ClassVar[float] = 0.95
 
     def loss(self, players: Players, turn: str, batch: Batch) -> Tensor:

@@ -12,12 +12,18 @@ WIDTH = 256  # of the embedding
 SCALING = 1000.0  # of w, so that its sines are those of labels
 
 
+def sinusoidal(w: Tensor, width: int) -> Tensor:
+    """Sines, then cosines, of numbers w (B,) at frequencies from 1 to 1e-4: (B, width), in w's dtype."""
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, dtype=w.dtype, device=w.device) * (-math.log(10_000) / (half - 1)))
+    angles = w[:, None] * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], 1)
+    return torch.nn.functional.pad(waves, (0, width - 2 * half))
+
+
 def scale_embedding(w: Tensor) -> Tensor:
-    """Sines, then cosines, of 1000 w at WIDTH/2 frequencies from 1 down to 1e-4: (B,) -> (B, WIDTH), in w's dtype."""
-    half = WIDTH // 2
-    frequencies = torch.exp(torch.arange(half, dtype=w.dtype, device=w.device) * (-math.log(1e4) / (half - 1)))
-    angles = SCALING * w[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], 1)
+    """Of scales w (B,), as latent consistency models are told them: (B, WIDTH)."""
+    return sinusoidal(SCALING * w, WIDTH)
 
 
 class ScaleEmbedded(nn.Module):

@@ -1,11 +1,9 @@
 """Stable Diffusion 1.x, 2.x and XL, and latent consistency models: UNets that are told of prompts."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bench.checkpoints.base import Checkpoint
@@ -13,6 +11,7 @@ from bench.checkpoints.pipelines import text
 from bench.checkpoints.pipelines.schedule import labels
 from bench.checkpoints.pipelines.text_to_image import OPTIONS, Kind, Told
 from bench.checkpoints.pipelines.text_to_image import load as load_kind
+from distill.embedding import sinusoidal
 from solvers import Option
 
 
@@ -38,21 +37,12 @@ class ToldUNet(Told):
     ) -> Tensor:  # fmt: skip
         dtype = self.model.dtype
         added = {} if pooled is None else {"text_embeds": pooled.to(dtype), "time_ids": size}
-        scale = None if w is None else embedding(1000 * (w - 1), self.model.config.time_cond_proj_dim).to(dtype)
+        scale = None if w is None else sinusoidal(1000 * (w - 1), self.model.config.time_cond_proj_dim).to(dtype)
         out: Tensor = self.model(
             x.to(dtype), labels(t, self.N), prompt.to(dtype), timestep_cond=scale, added_cond_kwargs=added,
             return_dict=False,
         )[0]  # fmt: skip
         return out.to(x.dtype)
-
-
-def embedding(w: Tensor, width: int) -> Tensor:
-    """Sines, then cosines, of numbers w (B,) at frequencies from 1 to 1e-4: (B, width), in w's dtype."""
-    half = width // 2
-    frequencies = torch.exp(torch.arange(half, dtype=w.dtype, device=w.device) * (-math.log(10_000) / (half - 1)))
-    angles = w[:, None] * frequencies
-    waves = torch.cat([angles.sin(), angles.cos()], 1)
-    return torch.nn.functional.pad(waves, (0, width - 2 * half))
 
 
 ONE_CLIP = Kind(

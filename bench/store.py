@@ -141,6 +141,14 @@ class Store:
         return self.folder / "session.json"
 
 
+def stores(folder: Path) -> list[Store]:
+    """The results folder itself, or all of those in it, by name; raises UsageError when there is none."""
+    found = sorted(path.parent for path in folder.rglob("sweep.json")) if folder.is_dir() else []
+    if not found:
+        raise UsageError(f"{folder} is not a results folder, and holds none: no sweep.json in it")
+    return [Store(folder)] if folder in found else [Store(path) for path in found]
+
+
 def _read(path: Path) -> Record:
     try:
         return dict(json.loads(path.read_text()))

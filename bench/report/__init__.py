@@ -3,14 +3,12 @@
 from io import BytesIO
 from pathlib import Path
 
-from bench.errors import UsageError
 from bench.files import write_atomically, write_text
-from bench.report.costs import judged, write_latency_plot
-from bench.report.frame import tidy
+from bench.report.costs import write_latency_plot
 from bench.report.grids import write_grids
 from bench.report.leaderboard import leaderboard
 from bench.report.plots import write_plots
-from bench.report.scores import over_seeds
+from bench.report.run import read_run
 from bench.report.students import write_students_plot
 from bench.report.text import of_students
 from bench.report.tuned import ratios, write_tuning_plots
@@ -22,20 +20,17 @@ def write_report(store: Store) -> Path:
 
     Returns the leaderboard's path.  Raises UsageError when the folder holds no finished cell.
     """
-    definition, records = store.definition(), list(store.records())
-    if not records:
-        raise UsageError(f"{store.folder} holds no finished cell: run its sweep first")
-    window = definition.get("quality")
-    table = tidy(records, store.measurements(), window)
+    run = read_run(store)
+    table, board, records = run.table, run.board, run.records
     buffer = BytesIO()
     table.to_parquet(buffer, index=False)
     write_atomically(store.folder / "table.parquet", lambda file: file.write(buffer.getvalue()))
     write_text(store.folder / "table.csv", table.to_csv(index=False))
-    board, first = judged(over_seeds(table, records), window), min(record["cell"]["seed"] for record in records)
-    write_text(store.folder / "leaderboard.md", leaderboard(board, ratios(records), definition))
+    write_text(store.folder / "leaderboard.md", leaderboard(board, ratios(records), run.definition))
     apart = write_students_plot(board, store.folder)  # a dozen solvers and students in one panel are not told apart
     write_plots(board[~of_students(board)] if apart else board, store.folder)
-    write_latency_plot(board, window, store.folder)
+    write_latency_plot(board, run.definition.get("quality"), store.folder)
     write_tuning_plots(board, records, store.folder)
+    first = min(record["cell"]["seed"] for record in records)
     write_grids(store, [record for record in records if record["cell"]["seed"] == first], store.folder)
     return store.folder / "leaderboard.md"

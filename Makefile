@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test lint bench
+.PHONY: sweep test lint bench browser docs
 sweep: .venv/installed
 	$(BIN)/fewstep sweep
 
@@ -13,11 +13,17 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+browser:  # for the tests that open pages; elsewhere than on Debian, have chromium on the path
+	command -v chromium || { apt-get update -qq && apt-get install -y -qq chromium; }
+
+docs: .venv/installed  # into site/; links, anchors and the navigation are checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: .venv/installed
 	$(BIN)/python -m pytest tests/perf --benchmark-only -s --benchmark-json=.benchmark.json
 	$(BIN)/python tests/perf/table.py .benchmark.json > results/speed.md
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --editable '.[test,docs]'
 	touch $@

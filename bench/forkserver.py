@@ -2,11 +2,14 @@
 
 import multiprocessing
 import pickle
+import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from types import ModuleType
 from typing import Any
 
 
@@ -39,7 +42,8 @@ def stream(work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]
     ours, theirs = context.Pipe(duplex=False)
     by_value = pickle.dumps((work, arguments))  # multiprocessing's own would share each tensor through a file
     process = context.Process(target=_tell, args=(theirs, by_value))
-    process.start()
+    with _without_main():
+        process.start()
     theirs.close()
     try:
         while (said := ours.recv())[0] == "item":
@@ -53,6 +57,17 @@ def stream(work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]
         process.kill()
         process.join()
         ours.close()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the program that runs: a new process would run it again, and a script that sweeps would sweep in there."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _tell(there: Connection, by_value: bytes) -> None:

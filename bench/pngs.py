@@ -8,9 +8,11 @@ from PIL import Image
 
 from bench.checkpoints import Checkpoint
 from bench.errors import UsageError
-from bench.files import nearest_folder
+from bench.files import nearest_folder, sha256
 from bench.metrics import Chunk
 from bench.spec import Cell
+
+LONGEST = 60  # letters of a solver in a file's name, which file systems allow 255 bytes
 
 
 def exporter(folder: Path, checkpoint: Checkpoint) -> Callable[[Cell, Chunk], None]:
@@ -35,5 +37,6 @@ def exporter(folder: Path, checkpoint: Checkpoint) -> Callable[[Cell, Chunk], No
 
 
 def file_name(solver: str) -> str:
-    """A solver as part of a file's name."""
-    return "".join(c if c.isalnum() or c in "_-" else "-" for c in solver).strip("-")
+    """A solver as part of a file's name; of a long one the start, and a digest in place of the rest."""
+    name = "".join(c if c.isalnum() or c in "_-" else "-" for c in solver).strip("-")
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{sha256(solver.encode())[:8]}"

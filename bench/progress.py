@@ -1,29 +1,25 @@
 """What long commands show while they run."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bench.distilling import Order, distil, prepare
+from bench.executors.local import Failure
 from bench.metrics import Chunk
-from bench.pngs import exporter
 from bench.report import write_report
 from bench.runner import Job
 from bench.spec import Cell
 
 
-def run_job(job: Job, command: str, png: Path | None) -> bool:
-    """Run what is left of a sweep, noting the command, write its report, and say whether nothing failed.
-
-    Raises UsageError before anything is written when its folder is another's, or `png` cannot take its samples.
-    """
-    watchers = [exporter(png, job.checkpoint)] if png else []
-    job.open()
-    console, pending = Console(stderr=True), job.pending
+def run_job(
+    job: Job, command: str, watchers: Sequence[Callable[[Cell, Chunk], None]], console: Console
+) -> list[Failure]:
+    """Run what is left of an opened sweep, noting the command, write its report, and return what failed."""
+    pending = job.pending
     for line in job.skipped:
         console.print(f"skipped: {line}", highlight=False, soft_wrap=True)
     for line in job.warnings:
@@ -38,7 +34,7 @@ def run_job(job: Job, command: str, png: Path | None) -> bool:
         console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     if any(True for _ in job.store.records()):
         console.print(f"wrote {write_report(job.store)}", highlight=False, soft_wrap=True)
-    return not failures
+    return failures
 
 
 def run_distillation(order: Order) -> bool:

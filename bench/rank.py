@@ -17,7 +17,7 @@ import pandas as pd
 from bench.errors import UsageError
 from bench.report.leaderboard import BETTER
 from bench.report.scores import Score, scores, seeds_of
-from bench.report.text import counted, rounded, with_error
+from bench.report.text import counted, rounded, short_names, with_error
 from bench.report.titles import metrics_of
 from bench.stats import LEVEL, POWER, difference, holm, samples_to_separate
 from bench.store import Store
@@ -122,15 +122,16 @@ def describe(ranking: Ranking) -> list[str]:
         f"Who shares a letter is not told apart: {counted(pairs, 'pair')}, paired by noise, at {LEVEL:.0%} over all "
         "(Holm).",
     ]
-    width = max(len(score.solver) for budget in ranking.budgets for score in budget.scores)
+    names = short_names(dict.fromkeys(score.solver for budget in ranking.budgets for score in budget.scores))
+    width = max(map(len, names.values()))
     for budget in ranking.budgets:
         lines += ["", f"{budget.nfe} calls"]
         columns = max(len(text) for text in budget.letters.values())
         for score in budget.scores:
             number = with_error(score.estimate.value, score.estimate.se)
-            lines.append(f"  {budget.letters[score.solver]:{columns}}  {score.solver:{width}}  {number}")
+            lines.append(f"  {budget.letters[score.solver]:{columns}}  {names[score.solver]:{width}}  {number}")
     if ranking.adaptive:
-        lines += ["", f"Left out, as they choose their own calls: {', '.join(ranking.adaptive)}"]
+        lines += ["", f"Left out, as they choose their own calls: {', '.join(short_names(ranking.adaptive).values())}"]
     return lines
 
 

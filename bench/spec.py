@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -17,18 +16,18 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictInt,
-    ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
 import solvers
 from bench.checkpoints import Checkpoint, Guide, Task
 from bench.checkpoints.prompts import Prompts, read_prompts
-from bench.distilled import shipped_for
-from bench.errors import UsageError
+from bench.distilled import shipped, shipped_for
 from bench.files import sha256
-from bench.metrics import find_metric
+from bench.metrics import METRICS, find_metric
 from bench.mode import Engine, Layout, Mode, Precision
+from bench.words import choices
 
 FORMAT = 3  # of the key: raise it when the same fields come to mean another computation
 ADAPTIVE_NFE = 50  # network calls, a guess that only estimates rest on
@@ -40,7 +39,6 @@ FLOW_SOLVERS = (  # of the default sweep of a flow, which starts where there is 
     "flow_euler", "flow_heun", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "unipc", "dpmpp_2m_sde",
 )  # fmt: skip
 TIMES = ("t_start", "t_end")
-SUCH_AS = {"latency": "{rounds: 9}, or true or false", "quality": "{metric: fid, low: 2.0, high: 2.2}"}
 
 
 def _rising(interval: tuple[float, float]) -> tuple[float, float]:
@@ -55,7 +53,7 @@ def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _listed(value: object) -> object:
+def listed(value: object) -> object:
     """One value where several may stand."""
     return value if isinstance(value, list | tuple) else (value,)
 
@@ -65,39 +63,67 @@ def _switched(value: object) -> object:
     return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
+def _chosen(value: object) -> object:
+    """Solvers one by one, where {name: {option: [values]}} is one for each choice of its options' values."""
+    return [text for item in value for text in choices(item)] if isinstance(value, list | tuple) else value
+
+
+def one_of(names: Iterable[str]) -> Any:
+    """A word, for which editors suggest these names."""
+    return Annotated[str, WithJsonSchema({"anyOf": [{"enum": list(names)}, {"type": "string"}]})]
+
+
+def axis(one: Any) -> Any:
+    """Different values of a type, at least one, written as one value or as a list."""
+    several = Annotated[list[one], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
+    return Annotated[
+        tuple[one, ...],
+        Field(min_length=1),
+        AfterValidator(_different),
+        BeforeValidator(listed, json_schema_input_type=one | several),
+    ]
+
+
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**64)]
 Scale = Annotated[float, Field(allow_inf_nan=False)]
 Level = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of noise, sigma/alpha
-AXIS = (
-    BeforeValidator(_listed),
-    AfterValidator(_different),
-    Field(min_length=1),
-)  # one value, or several to sweep over
+SolverName = one_of([*solvers.METHODS.builtin, *shipped()])
+Choice = bool | int | float | str  # of an option's value
+Choices = dict[str, Choice | Annotated[list[Choice], Field(min_length=1)]]
+Product = Annotated[dict[str, Choices | None], Field(min_length=1)]
+Solvers = Annotated[list[SolverName | Product], Field(min_length=1)]  # as they are written
 
 
-class Latency(BaseModel):
-    """How costs are measured: see bench.measure.
+class Written(BaseModel):
+    """What people write down; the sentence under a key is what editors show of it."""
 
-    At least so many `rounds`, and more while they end within `seconds` a cell, on so many CPU `threads` (None: torch's
-    own choice); throughput is looked for up to `max_batch` samples.
-    """
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, field_title_generator=lambda name, _: name
+    )
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Latency(Written):
+    """How costs are measured: see bench.measure."""
 
     rounds: Annotated[StrictInt, Field(ge=5)] = 5
+    """At least so many rounds."""
     threads: Annotated[StrictInt, Field(ge=1)] | None = None
+    """CPU threads; null is torch's own choice."""
     max_batch: Annotated[StrictInt, Field(ge=1)] = 4096
+    """Throughput is looked for up to so many samples a batch."""
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.25
+    """More rounds while they end within so many seconds a cell."""
 
 
-class Window(BaseModel):
-    """The quality that a cell's `metric` must show for its speed to count: between `low` and `high`, both included."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Window(Written):
+    """The quality that a cell must show for its speed to count."""
 
     metric: str
+    """The number looked at, such as fid."""
     low: Annotated[float, Field(allow_inf_nan=False)]
+    """Its lowest value, included."""
     high: Annotated[float, Field(allow_inf_nan=False)]
+    """Its highest value, included."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Window":
@@ -106,33 +132,59 @@ class Window(BaseModel):
         return self
 
 
-class Sweep(BaseModel):
-    """The definition of a sweep; every field has a default, and the defaults are the default sweep."""
+class Settings(Written):
+    """All of a sweep but its checkpoint; every key has a default, and the defaults are the default sweep."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    checkpoint: str = "digits"
-    solvers: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    solvers: (
+        Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_chosen, json_schema_input_type=Solvers)] | None
+    ) = None
+    """Solvers and students: name, name(option=value), or name: {option: [value, value]} for one solver each."""
     nfe: tuple[Annotated[StrictInt, Field(ge=1, le=10_000)], ...] = Field(
         (1, 2, 4, 5, 6, 8, 10, 12, 15, 20), min_length=1
     )
+    """Budgets of network calls."""
     samples: Annotated[StrictInt, Field(ge=2)] = 2000
-    seed: Annotated[tuple[Seed, ...], *AXIS] = (0,)
-    guidance: Annotated[tuple[Scale, ...], *AXIS] = (1.0,)
+    """Samples a cell."""
+    seed: axis(Seed) = (0,)
+    """Seeds of the noise that cells share, one or several."""
+    guidance: axis(Scale) = (1.0,)
+    """Scales of guidance, one or several."""
     guidance_interval: Annotated[tuple[Level, Level], AfterValidator(_rising)] | None = None
+    """The noise levels, in sigma/alpha, between which guidance is on: [low, high]."""
     cfg_plus_plus: bool = False
+    """Guidance by CFG++."""
     classes: tuple[Annotated[StrictInt, Field(ge=0)], ...] | None = Field(None, min_length=1)
+    """The classes to sample; all, if none are given."""
     prompts: str | None = None
+    """A text file with one prompt a line."""
     negative_prompt: str = ""
-    precision: Annotated[tuple[Precision, ...], *AXIS] = ("fp32",)
-    layout: Annotated[tuple[Layout, ...], *AXIS] = ("contiguous",)
-    engine: Annotated[tuple[Engine, ...], *AXIS] = ("eager",)
-    metrics: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    reference: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """What guidance leads away from."""
+    precision: axis(Precision) = ("fp32",)
+    """The network's arithmetic, one or several."""
+    layout: axis(Layout) = ("contiguous",)
+    """The memory layout of images, one or several."""
+    engine: axis(Engine) = ("eager",)
+    """What runs the network, one or several."""
+    metrics: Annotated[tuple[one_of(METRICS.builtin), ...], Field(min_length=1)] | None = None
+    """What is computed of the samples: name or name(option=value); the checkpoint's own, if none are given."""
+    reference: Annotated[tuple[str, ...], BeforeValidator(listed, json_schema_input_type=str | list[str])] = ()
+    """What samples are compared with: folders, parquet files, statistics; the checkpoint's own data, if none."""
     inception_weights: str | None = None
-    latency: Annotated[Latency | None, BeforeValidator(_switched)] = Latency()
+    """The file of Inception's weights, or the folder with the published files."""
+    latency: Annotated[Latency | None, BeforeValidator(_switched, json_schema_input_type=Latency | bool | None)] = (
+        Latency()
+    )
+    """How costs are measured; true is as usual, false not at all."""
     quality: Window | None = None
+    """The window of quality in which a speed counts."""
     tuned: str = "tuned"
+    """Where `fewstep tune` put what solvers learned."""
+
+
+class Sweep(Settings):
+    """The definition of a sweep of one checkpoint."""
+
+    checkpoint: str = "digits"
 
     @cached_property
     def texts(self) -> Prompts | None:
@@ -163,58 +215,9 @@ class Sweep(BaseModel):
     def definition(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """The sweep with nothing left to defaults, as it is written into its results folder."""
         usual = {"solvers": list(self.solvers_on(checkpoint)), "metrics": list(self.metrics_on(checkpoint))}
-        resolved = self.model_dump(mode="json") | usual
+        resolved = {"checkpoint": checkpoint.name} | self.model_dump(mode="json", exclude={"checkpoint"}) | usual
         prompts = {"prompts": self.texts.to_dict()} if self.texts else {}
-        return resolved | {"checkpoint": checkpoint.name, "digest": checkpoint.digest} | prompts
-
-
-def read_sweep(path: Path | None, overrides: Mapping[str, Any]) -> Sweep:
-    """The sweep of a YAML file (or the default one) with `overrides` in place of its fields.
-
-    Raises UsageError naming the key and, for a file, the line.
-    """
-    data, lines = _read_yaml(path) if path else ({}, {})
-    try:
-        return Sweep(**(data | dict(overrides)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key, *inner = [part for part in first["loc"] if isinstance(part, str)]
-        where = f"{path}, line {lines[key]}: " if path and key in lines and key not in overrides else ""
-        if first["type"] == "extra_forbidden":
-            known = {"latency": Latency, "quality": Window}[key] if inner else Sweep
-            unknown = solvers.did_you_mean("key", (inner or [key])[0], list(known.model_fields))
-            raise UsageError(where + f"{key}: " * bool(inner) + str(unknown)) from None
-        raise UsageError(where + _refusal(".".join([key, *inner]), first)) from None
-
-
-def _refusal(key: str, error: Mapping[str, Any]) -> str:
-    """What is wrong with a key's value, in pydantic's words where they serve."""
-    if error["type"] == "missing" and isinstance(place := error["loc"][-1], int):
-        return f"{key} = {error['input']!r}: value {place + 1} is missing"
-    if error["type"] == "missing":
-        return f"{key} is missing: {error['input']!r}"
-    if error["type"] == "model_type":
-        return f"{key} = {error['input']!r}: give a mapping such as {SUCH_AS[key]}"
-    if error["type"] == "too_short":
-        return f"{key} = {error['input']!r}: give one or more"
-    return f"{key} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """The mapping in a YAML file, and the line of each of its keys."""
-    try:
-        text = path.read_text()
-        root, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError) as error:  # bytes that are no text, dates that are none, [[[[…
-        raise UsageError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from error
-    if not isinstance(root, yaml.MappingNode):
-        raise UsageError(f"{path} must hold a mapping with keys such as checkpoint, solvers, nfe")
-    lines = {str(key.value): key.start_mark.line + 1 for key, _ in root.value}
-    return {str(k): v for k, v in data.items()}, lines
+        return resolved | {"digest": checkpoint.digest} | prompts
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,12 @@ class Store:
 
     def log_run(self, run: Record) -> None:
         """Note that a command ran on this folder, after those before."""
+        write_json(self.folder / "runs.json", [*self.runs(), run])
+
+    def runs(self) -> list[Record]:
+        """The commands that ran here, oldest first."""
         path = self.folder / "runs.json"
-        write_json(path, [*(json.loads(path.read_text()) if path.exists() else []), run])
+        return list(json.loads(path.read_text())) if path.exists() else []
 
     def has(self, key: str) -> bool:
         return self._cell(key).exists()

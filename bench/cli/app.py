@@ -6,7 +6,6 @@ import typer
 
 app = typer.Typer(
     help="Compare fast diffusion samplers over budgets of network calls (NFE), with an error on every number.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.cli.completing import checkpoints, metrics, one, several, solvers
+
 
 def whole(text: str) -> int:
     """A whole number; typer's own message would not name the value."""
@@ -47,10 +49,24 @@ def words(text: str) -> list[str]:
 
 
 File = Annotated[Path | None, typer.Argument(help="A sweep file (YAML); without one, the default sweep.")]
-CheckpointOption = Annotated[str | None, typer.Option("--checkpoint", help="A name, file, folder or hub:owner/name.")]
-Solvers = Annotated[
-    Any, typer.Option("--solvers", parser=words, metavar="S,S,...", help="ddim,dpmpp_2m(grid=karras),my.py:f, students")
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option("--checkpoint", help="A name, file, folder or hub:owner/name.", autocompletion=one(checkpoints)),
 ]
+Checkpoints = Annotated[
+    Any,
+    typer.Option(
+        "--checkpoint", parser=words, metavar="C,C,...", help="Names, files, folders or hub:owner/name.",
+        autocompletion=several(checkpoints),
+    ),
+]  # fmt: skip
+Solvers = Annotated[
+    Any,
+    typer.Option(
+        "--solvers", parser=words, metavar="S,S,...", help="ddim,dpmpp_2m(grid=karras),my.py:f, students",
+        autocompletion=several(solvers),
+    ),
+]  # fmt: skip
 Nfe = Annotated[Any, typer.Option("--nfe", parser=budgets, metavar="N,N,...", help="Budgets of network calls.")]
 Samples = Annotated[Any, typer.Option("--samples", parser=whole, metavar="N", help="Samples a cell.")]
 Seed = Annotated[Any, typer.Option("--seed", parser=budgets, metavar="N,N,...", help="Seeds of the noise cells share.")]
@@ -61,12 +77,21 @@ Precision = Annotated[
 ]
 Layout = Annotated[Any, typer.Option("--layout", parser=words, metavar="L,L,...", help="contiguous, channels_last.")]
 Engine = Annotated[Any, typer.Option("--engine", parser=words, metavar="E,E,...", help="eager, compile, cuda_graph.")]
-Metrics = Annotated[Any, typer.Option("--metrics", parser=words, metavar="M,M,...", help="fid,kid,prdc(k=3)")]
+Metrics = Annotated[
+    Any,
+    typer.Option(
+        "--metrics", parser=words, metavar="M,M,...", help="fid,kid,prdc(k=3)", autocompletion=several(metrics)
+    ),
+]
 Reference = Annotated[
     Any, typer.Option("--reference", parser=words, metavar="R,R,...", help="Folders, parquet, statistics.")
 ]
 Weights = Annotated[str | None, typer.Option("--inception-weights", help="The weights' file, or the folder with them.")]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Any key of a sweep file, as latency.rounds=9.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Batch = Annotated[Any, typer.Option("--batch", parser=whole, metavar="N", help="Samples at a time; no number changes.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Results folder; default results/local-…")]
 Folder = Annotated[Path, typer.Argument(help="A results folder.")]
+Folders = Annotated[list[Path], typer.Argument(help="Results folders, or folders of them.")]

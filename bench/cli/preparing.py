@@ -9,12 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from bench.cli.app import app
+from bench.cli.completing import checkpoints, methods, one, published, tuned
 from bench.cli.options import Device, Nfe, Reference, Scales, budgets, whole
 
 
 @app.command()
 def pull(
-    name: Annotated[str, typer.Argument(help="A checkpoint or student of `fewstep ls`.")],
+    name: Annotated[
+        str, typer.Argument(help="A checkpoint or student of `fewstep ls`.", autocompletion=one(published))
+    ],
     lock: Annotated[Path | None, typer.Option("--lock", help="A lock file to keep to, for a team to share.")] = None,
 ) -> None:
     """Bring a published checkpoint or student here, and lock its digest.  What broke off goes on where it was."""
@@ -66,8 +69,15 @@ def train(
 
 @app.command()
 def distill(
-    method: Annotated[str, typer.Argument(help="A method of `fewstep ls methods`, with options: cd(points=18)")],
-    teacher: Annotated[str, typer.Option("--teacher", help="A checkpoint, as sweeps take one.")] = "digits",
+    method: Annotated[
+        str,
+        typer.Argument(
+            help="A method of `fewstep ls methods`, or with options cd(points=18)", autocompletion=one(methods)
+        ),
+    ],
+    teacher: Annotated[
+        str, typer.Option("--teacher", help="A checkpoint, as sweeps take one.", autocompletion=one(checkpoints))
+    ] = "digits",
     out: Annotated[Path | None, typer.Option("--out", help="Default students/<method>; goes on where it was.")] = None,
     steps: Annotated[Any, typer.Option("--steps", parser=whole, metavar="N", help="Other than the recipe's.")] = None,
     batch: Annotated[Any, typer.Option("--batch", parser=whole, metavar="N", help="Samples a step.")] = None,
@@ -103,8 +113,14 @@ def distill(
 
 @app.command()
 def tune(
-    method: Annotated[str, typer.Argument(help="A method that learns, with settings: dc_solver(samples=20)")],
-    checkpoint: Annotated[str, typer.Option("--checkpoint", help="A name, or a folder of `fewstep train`.")] = "digits",
+    method: Annotated[
+        str,
+        typer.Argument(help="A method that learns, with settings: dc_solver(samples=20)", autocompletion=one(tuned)),
+    ],
+    checkpoint: Annotated[
+        str,
+        typer.Option("--checkpoint", help="A name, or a folder of `fewstep train`.", autocompletion=one(checkpoints)),
+    ] = "digits",
     nfe: Nfe = "5,6,8,10",
     guidance: Scales = "1",
     seed: Annotated[Any, typer.Option("--seed", parser=whole, metavar="N", help="Of the noise to learn from.")] = "0",

@@ -1,17 +1,16 @@
 """Commands that run sweeps."""
 
-import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from bench.cli.app import app
 from bench.cli.options import (
     Batch,
-    CheckpointOption,
+    Checkpoints,
     Device,
     Engine,
     File,
@@ -26,33 +25,41 @@ from bench.cli.options import (
     Samples,
     Scales,
     Seed,
+    Set,
     Solvers,
     Weights,
 )  # fmt: skip
 
-if TYPE_CHECKING:
-    from bench.runner import Job
 
+def _given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """What the command line gives in place of a sweep file's keys, by its options and by --set key=value."""
+    from yaml import YAMLError
 
-def _job(file: Path | None, given: dict[str, Any], device: str, out: Path | None, batch: int | None = None) -> "Job":
-    """The checked sweep of a file, or the default one, with what was given on the command line in place of its own."""
-    from bench.files import sha256
-    from bench.pngs import file_name
-    from bench.runner import prepare
-    from bench.spec import read_sweep
+    from bench.errors import UsageError
+    from bench.yamlfile import Node, read_value
 
-    given = {k: v for k, v in given.items() if v is not None}
-    sweep = read_sweep(file, given)
-    name = f"local-{file.stem}" if file else f"local-{file_name(Path(sweep.checkpoint).name)}"
-    if given.keys() - {"checkpoint"}:  # another sweep than the default one gets a folder of its own
-        name += f"-{sha256(json.dumps(given, sort_keys=True).encode())[:6]}"
-    return prepare(sweep, out or Path("results") / name, device, batch)
+    given = Node.of({k: v for k, v in options.items() if v is not None})
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not all(words := key.strip().split(".")):
+            raise UsageError(f"--set {setting!r} is not of the form key=value, as latency.rounds=9 is")
+        if options.get(words[0]) is not None:
+            raise UsageError(f"--set {setting!r}: --{words[0].replace('_', '-')} is given too")
+        try:
+            value = read_value(text)
+        except (YAMLError, ValueError, RecursionError):
+            raise UsageError(f"--set {setting!r}: {text!r} is not YAML") from None
+        for word in reversed(words):
+            value = {word: value}
+        given = Node.of(value).over(given)
+    found: dict[str, Any] = given.plain()
+    return found
 
 
 @app.command()
 def sweep(
     file: File = None,
-    checkpoint: CheckpointOption = None,
+    checkpoint: Checkpoints = None,
     solvers: Solvers = None,
     nfe: Nfe = None,
     samples: Samples = None,
@@ -65,6 +72,7 @@ def sweep(
     metrics: Metrics = None,
     reference: Reference = None,
     inception_weights: Weights = None,
+    settings: Set = (),
     device: Device = "auto",
     batch: Batch = None,
     out: Out = None,
@@ -74,22 +82,24 @@ def sweep(
     from bench.forkserver import start_server
 
     start_server()  # first, so that its imports run beside ours
-    from bench.progress import run_job
+    from rich.console import Console
 
-    given = {
+    from bench.sweeps import prepare_all, run_all
+
+    options = {
         "checkpoint": checkpoint, "solvers": solvers, "nfe": nfe, "samples": samples, "seed": seed,
         "guidance": guidance, "prompts": prompts, "precision": precision, "layout": layout, "engine": engine,
         "metrics": metrics, "reference": reference, "inception_weights": inception_weights,
     }  # fmt: skip
-    job = _job(file, given, device, out, batch)
-    if not run_job(job, shlex.join(["fewstep", *sys.argv[1:]]), png):
+    jobs = prepare_all(file, _given(options, settings), device, out, batch)
+    if run_all(jobs, shlex.join(["fewstep", *sys.argv[1:]]), png, Console(stderr=True)):
         raise typer.Exit(1)
 
 
 @app.command()
 def plan(
     file: File = None,
-    checkpoint: CheckpointOption = None,
+    checkpoint: Checkpoints = None,
     solvers: Solvers = None,
     nfe: Nfe = None,
     samples: Samples = None,
@@ -102,25 +112,39 @@ def plan(
     metrics: Metrics = None,
     reference: Reference = None,
     inception_weights: Weights = None,
+    settings: Set = (),
     device: Device = "auto",
     batch: Batch = None,
     out: Out = None,
 ) -> None:
     """What a sweep would run: cells, network calls, estimated time.  Writes nothing."""
     from bench.show import print_plan
+    from bench.sweeps import prepare_all
 
-    given = {
+    options = {
         "checkpoint": checkpoint, "solvers": solvers, "nfe": nfe, "samples": samples, "seed": seed,
         "guidance": guidance, "prompts": prompts, "precision": precision, "layout": layout, "engine": engine,
         "metrics": metrics, "reference": reference, "inception_weights": inception_weights,
     }  # fmt: skip
-    print_plan(_job(file, given, device, out, batch))
+    for job in prepare_all(file, _given(options, settings), device, out, batch):
+        print_plan(job)
 
 
 @app.command()
 def status(folder: Folder) -> None:
-    """What is done, failed and left in a results folder."""
+    """What is done, failed and left in a results folder, or in all of those in it."""
     from bench.show import print_status
-    from bench.store import Store
+    from bench.store import stores
 
-    print_status(Store(folder))
+    for store in stores(folder):
+        print_status(store)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of sweep files, for editors to check and complete them by."""
+    import json
+
+    from bench.sweepfile import schema as of_files
+
+    print(json.dumps(of_files(), indent=1))

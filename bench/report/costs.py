@@ -20,6 +20,7 @@ from bench.store import Record
 
 COUNTS, ABOVE, BELOW, UNJUDGED = "counts", "does not count: above", "does not count: below", "not judged"
 ARROWS = {ABOVE: "↑", BELOW: "↓", UNJUDGED: "?"}
+POINTS = {"linestyle": "none", "marker": ".", "markersize": 4}  # lines of many solvers against time only cross
 AT = ("batch1", "best")  # batch 1, and the batch of best throughput
 
 
@@ -137,7 +138,7 @@ def _memory(cells: pd.DataFrame, best: str) -> list[str]:
     return parts
 
 
-def _front(rows: pd.DataFrame) -> pd.DataFrame:
+def front(rows: pd.DataFrame) -> pd.DataFrame:
     """Of rows, fastest first, those that no faster one equals in quality; none where neither direction is better."""
     better = rows["better"].iloc[0] if len(rows) else "neither"
     if better == "neither":
@@ -163,16 +164,18 @@ def against_latency(axes: Axes, rows: pd.DataFrame, window: Mapping[str, Any] | 
     """The Pareto front, what nothing beats in both, is of the speeds that count; the others are hollow."""
     rows = rows.assign(ms=1e3 / rows["throughput_per_s"], counts=(rows["speed"] == COUNTS) | (window is None))
     for name, of_solver, style in curves(rows):
-        line = {"linewidth": 1, "capsize": 3, "label": name}
-        axes.errorbar(of_solver["ms"], of_solver["value"], 2 * of_solver["se"], **line, **style)
+        line = {"linewidth": 1, "label": name}
+        if not of_solver["named"].iloc[0]:
+            style = style | POINTS
+        axes.errorbar(of_solver["ms"], of_solver["value"], 2 * of_solver["se"], **line | style)
         hollow = of_solver[~of_solver["counts"]]
         axes.plot(
             hollow["ms"], hollow["value"], style["marker"], color=style["color"], markerfacecolor="white", zorder=3
         )
-    front = _front(rows[rows["counts"]].sort_values("ms"))
-    if len(front):
-        axes.plot(front["ms"], front["value"], color="#888888", zorder=0, drawstyle="steps-post", label="Pareto front")
-    for point in front.drop_duplicates("nfe", keep="last").itertuples():  # labels at all points would overlap
+    best = front(rows[rows["counts"]].sort_values("ms"))
+    if len(best):
+        axes.plot(best["ms"], best["value"], color="#888888", zorder=0, drawstyle="steps-post", label="Pareto front")
+    for point in best.drop_duplicates("nfe", keep="last").itertuples():  # labels at all points would overlap
         place = {"textcoords": "offset points", "xytext": (4, -13), "fontsize": 10}
         axes.annotate(f"{point.nfe:.3g}", (point.ms, point.value), **place)
     if window:

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bench.pngs import file_name
-from bench.report.plots import STYLE
+from bench.report.plots import LONGEST, STYLE
 from bench.report.scores import series_of
-from bench.report.text import counted
+from bench.report.text import counted, cut, shown
 from bench.store import Record, Store
 
 ROWS, COLUMNS = 4, 8
@@ -31,17 +31,18 @@ def write_grids(store: Store, records: list[Record], folder: Path) -> list[Path]
 def _save(path: Path, name: str, pictures: list[tuple[int, NDArray[np.uint8]]]) -> Path:
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(5.5 * len(pictures), 3.3), layout="constrained")
-        figure.suptitle(name + (": the same noise at two budgets" if len(pictures) == 2 else ""), fontsize=12)
+        about = ": the same noise at two budgets" if len(pictures) == 2 else ""
+        figure.suptitle(cut(shown(name), LONGEST) + about, fontsize=12)
         figure.get_layout_engine().set(wspace=0.1)
         for axes, (nfe, images) in zip(np.ravel(figure.subplots(1, len(pictures))), pictures, strict=True):
-            axes.imshow(_tile(images), cmap="gray" if images.shape[1] == 1 else None, vmin=0, vmax=255)
+            axes.imshow(tile(images), cmap="gray" if images.shape[1] == 1 else None, vmin=0, vmax=255)
             axes.set_title(counted(float(f"{nfe:.4g}"), "network call"), fontsize=12)
             axes.set_axis_off()
         figure.savefig(path, dpi=110, metadata={"Software": None})
     return path
 
 
-def _tile(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def tile(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(N, C, H, W) -> one picture of ROWS x COLUMNS images with a white line between them."""
     images = images[: ROWS * COLUMNS]
     blanks = -len(images) % COLUMNS  # a last row that is not full ends in white

@@ -7,11 +7,10 @@ import pandas as pd
 
 from bench.report.costs import costs
 from bench.report.published import published
-from bench.report.scores import seeds_agree, seeds_of
+from bench.report.scores import among_best, seeds_agree, seeds_of
 from bench.report.students import of_trained, students
 from bench.report.text import MARK, brief, counted, grid, listed, markdown, of_students, with_error
 from bench.report.titles import metrics_of, title
-from bench.stats import difference
 
 BETTER = {"lower": "lower is better", "higher": "higher is better", "neither": "neither direction is better"}
 
@@ -118,14 +117,4 @@ def _with_error(rows: pd.DataFrame) -> pd.Series:
     """value ± se, bold where the best of the budget is not told apart from it."""
     text = _numbers(rows)
     spent = rows["tuning_calls"].map(lambda calls: f" · {brief(calls)}" if calls else "")
-    return text.where(~_among_best(rows), "**" + text + "**") + spent
-
-
-def _among_best(rows: pd.DataFrame) -> pd.Series:
-    """Which rows are not told apart from the best of their budget; none where neither direction is better."""
-    if rows["better"].iloc[0] == "neither":
-        return pd.Series(False, index=rows.index)
-    pick = "idxmin" if rows["better"].iloc[0] == "lower" else "idxmax"
-    best = rows.loc[rows.groupby("nfe")["value"].transform(pick), "score"]
-    tied = [difference(a.estimate, b.estimate).tie for a, b in zip(rows["score"], best, strict=True)]
-    return pd.Series(tied, index=rows.index)
+    return text.where(~among_best(rows), "**" + text + "**") + spent

@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pandas as pd
 
-from bench.stats import LEVEL, Estimate, agreement, combine, holm
+from bench.stats import LEVEL, Estimate, agreement, combine, difference, holm
 from bench.store import Record
 
 
@@ -73,6 +73,16 @@ def over_seeds(table: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
         )
     found = pd.DataFrame(board).astype({name: table[name].dtype for name in ("checkpoint", "solver")})
     return found.sort_values(["metric", "solver", "nfe"], ignore_index=True)
+
+
+def among_best(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are not told apart from the best of their budget; none where neither direction is better."""
+    if rows["better"].iloc[0] == "neither":
+        return pd.Series(False, index=rows.index)
+    pick = "idxmin" if rows["better"].iloc[0] == "lower" else "idxmax"
+    best = rows.loc[rows.groupby("nfe")["value"].transform(pick), "score"]
+    tied = [difference(a.estimate, b.estimate).tie for a, b in zip(rows["score"], best, strict=True)]
+    return pd.Series(tied, index=rows.index)
 
 
 def seeds_of(score: Score) -> str:

@@ -11,8 +11,19 @@ import pandas as pd
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 
-from bench.report.plots import COLOURS, LINES, PANELS, STYLE, curves, figure_of, plain_ticks, save, with_looks
-from bench.report.text import MARK, brief, counted, duration, markdown, of_students, shown, student_names, with_error
+from bench.report.plots import COLOURS, GREY, LINES, PANELS, STYLE, curves, figure_of, plain_ticks, save, with_looks
+from bench.report.text import (
+    MARK,
+    brief,
+    counted,
+    cut,
+    duration,
+    markdown,
+    of_students,
+    shown,
+    student_names,
+    with_error,
+)
 from bench.report.titles import axis_label, metrics_of
 from bench.stats import difference
 from bench.store import Record
@@ -20,7 +31,7 @@ from bench.store import Record
 AXES = ("guidance", "dtype", "precision", "layout", "engine")  # a student compares with solvers that share them
 APART = 0.4  # of the gap between two budgets: how far a budget's students are drawn beside each other
 LONGEST = 18  # letters of a solver's name in the figure
-GREY, DARK = "#c4c4c4", "#666666"
+DARK = "#666666"
 
 
 def training_columns(record: Record) -> dict[str, object]:
@@ -62,6 +73,13 @@ def break_evens(rows: pd.DataFrame) -> list[BreakEven]:
     """Of every student's cell whose training is known, in the rows of one metric."""
     trained = rows[of_trained(rows)].sort_values(["solver", "nfe"])
     return [break_even(student, rows[~of_students(rows)]) for _, student in trained.iterrows()]
+
+
+def break_evens_of(table: pd.DataFrame) -> tuple[str | None, list[BreakEven]]:
+    """Those of the first metric of which one direction is better, and the metric; None and nothing without one."""
+    trained = table[of_trained(table)]
+    metric = next((m for m in metrics_of(trained) if _better(trained, m) != "neither"), None)
+    return metric, break_evens(table[table["metric"] == metric])
 
 
 def break_even(student: pd.Series, solvers: pd.DataFrame) -> BreakEven:
@@ -117,10 +135,9 @@ def students(table: pd.DataFrame) -> list[str]:
         "sample, where a backward pass counts two; budgets are those of this sweep.",
         _trainings(trained, student_names(table)),
     ]
-    metric = next((m for m in metrics_of(trained) if _better(trained, m) != "neither"), None)
+    metric, found = break_evens_of(table)
     if metric is None:
         return parts
-    found = break_evens(table[table["metric"] == metric])
     return [*parts, "### Break-even", _about(metric), _board(found, student_names(table))]
 
 
@@ -175,10 +192,11 @@ def _line(found: BreakEven, names: dict[str, str]) -> list[str]:
     place = [rival["solver"], f"{rival['nfe']:g}", with_error(rival["value"], rival["se"])]
     if isnan(found.calls):
         return [*start, *place, "—", "no solver here is as good", "—"]
-    return [*start, *place, f"{saved:g}", _images(found.calls), _images(found.seconds)]
+    return [*start, *place, f"{saved:g}", images_until(found.calls), images_until(found.seconds)]
 
 
-def _images(after: float) -> str:
+def images_until(after: float) -> str:
+    """Images after which a cost is paid, as people read it."""
     if isnan(after):
         return "—"
     if isinf(after):
@@ -203,7 +221,7 @@ def against_solvers(axes: Axes, rows: pd.DataFrame) -> None:
     for _, of_solver, _ in curves(solvers):
         axes.plot(of_solver["nfe"], of_solver["value"], color=GREY, linewidth=0.9, zorder=1, label="solvers")
     names = list(own["solver"].cat.remove_unused_categories().cat.categories)
-    look = {"linewidth": 0.8, "capsize": 3, "markersize": 8, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    look = {"linewidth": 0.8, "markersize": 8, "markeredgecolor": "white", "markeredgewidth": 0.6}
     for name, of_student, style in curves(own):
         place = names.index(of_student["solver"].iloc[0])
         line = LINES[place // len(COLOURS) % len(LINES)]  # the colours begin again
@@ -234,6 +252,5 @@ def _name_best(axes: Axes, solvers: pd.DataFrame) -> None:
     place = {"textcoords": "offset points", "xytext": (0, 6 if lower else -6), "va": "bottom" if lower else "top"}
     names = best["solver"].astype(str)
     for point in best[names != names.shift()].itertuples():  # away from students, on the side that is worse
-        name = shown(str(point.solver))
-        name = name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+        name = cut(shown(str(point.solver)), LONGEST)
         axes.annotate(name, (point.nfe, point.value), **place, **look)

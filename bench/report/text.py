@@ -1,6 +1,7 @@
 """Numbers, names and tables as Markdown."""
 
 import re
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -60,11 +61,22 @@ def shown(solver: str) -> str:
     return re.sub(r"""^[^(]*/(?=[^(/])|(?<=['"])[^'"]*/(?=[^'"/]+/[^'"/]+/?['"])""", "", solver)
 
 
+def cut(text: str, longest: int) -> str:
+    """The text, its end left out where it is longer."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Solvers without the folders before them, unless two would then be called alike."""
+    short = {name: shown(name) for name in names}
+    taken = list(short.values())
+    return {name: text if taken.count(text) == 1 else name for name, text in short.items()}
+
+
 def student_names(rows: pd.DataFrame) -> dict[str, str]:
-    """What students are called in tables: without the folders before, unless two would then be called alike."""
-    short = {name: shown(name) for name in rows[of_students(rows)]["solver"].unique()}
-    taken = [short.get(name, name) for name in rows["solver"].unique()]
-    return {name: (text if taken.count(text) == 1 else name) + MARK for name, text in short.items()}
+    """What students are called in tables: short, and marked."""
+    short = short_names(rows["solver"].unique())
+    return {name: short[name] + MARK for name in rows[of_students(rows)]["solver"].unique()}
 
 
 def grid(rows: pd.DataFrame, text: pd.Series) -> str:
@@ -77,4 +89,9 @@ def grid(rows: pd.DataFrame, text: pd.Series) -> str:
 
 
 def markdown(lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    """A table; what names hold of its own marks, and of HTML's, is escaped."""
+    return "\n".join("| " + " | ".join(map(_escaped, line)) + " |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    return " ".join(cell.split()).replace("|", "\\|").replace("<", "&lt;")

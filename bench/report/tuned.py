@@ -112,7 +112,10 @@ def _figure(panels: int, title: str) -> tuple[Figure, list[Axes]]:
 def _search_cost(rows: pd.DataFrame, styles: Mapping[str, dict[str, str]], about: str) -> Figure:
     """A panel a budget; untuned solvers stand at zero, and only the best few of them are named."""
     tuned = rows[rows["tuning_calls"] > 0]
-    budgets = sorted(tuned["nfe"].unique())[:PANELS]
+    tried = tuned.groupby("nfe")["solver"].nunique()
+    budgets = sorted(tried[2 * tried >= tried.max()].index)[
+        :PANELS
+    ]  # tables serve budgets at which nothing else learned
     n = rows["n"].iloc[0]
     figure, panels = _figure(len(budgets), f"Error against what was spent on learning: {about}, n = {n}")
     for axes, nfe in zip(panels, budgets, strict=True):

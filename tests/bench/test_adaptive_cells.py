@@ -19,9 +19,9 @@ from bench.report.leaderboard import leaderboard
 from bench.report.scores import over_seeds
 from bench.runner import Job, prepare
 from bench.show import print_plan, print_status
-from bench.spec import ADAPTIVE_NFE, Cell, Sweep, read_sweep
+from bench.spec import ADAPTIVE_NFE, Cell, Sweep
 from bench.store import Store
-from tests.bench.common import make_metrics
+from tests.bench.common import make_metrics, read_sweep
 
 GMM = load("gmm")
 CPU = torch.device("cpu")

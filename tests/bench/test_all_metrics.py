@@ -9,7 +9,7 @@ from bench.errors import UsageError
 from bench.metrics import reference
 from bench.report import write_report
 from bench.runner import prepare
-from bench.spec import read_sweep
+from tests.bench.common import read_sweep
 
 FEATURES = {"digits": "digits", "gmm": "states"}
 METRICS = [

@@ -12,10 +12,12 @@ from bench.checkpoints import load
 from bench.errors import UsageError
 from bench.report import write_report
 from bench.report.costs import against_latency, cost_columns, costs, judged
+from bench.report.plots import with_looks
 from bench.runner import prepare
-from bench.spec import Latency, Sweep, read_sweep
+from bench.spec import Latency, Sweep
 from bench.store import Store
 from solvers import UnknownNameError
+from tests.bench.common import read_sweep
 
 WINDOW = {"metric": "frechet_exact", "low": 0.2, "high": 0.6}
 
@@ -118,7 +120,7 @@ def test_the_front_is_of_speeds_that_count() -> None:
     """`first` is fastest and best of all, but outside the window; `slow` is beaten."""
     rows = table({"first": 0.1, "good": 0.4, "better": 0.3, "slow": 0.5})
     axes = Figure().subplots()
-    against_latency(axes, rows.assign(solver=rows["solver"].astype("category")), WINDOW)
+    against_latency(axes, with_looks(rows), WINDOW)
     [front] = [line for line in axes.lines if line.get_label() == "Pareto front"]
     assert list(front.get_ydata()) == [0.4, 0.3]
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white" and len(line.get_ydata())]

@@ -8,8 +8,8 @@ import pytest
 from bench.report import write_report
 from bench.report.published import published
 from bench.runner import prepare
-from bench.spec import read_sweep
 from bench.store import Store
+from tests.bench.common import read_sweep
 
 HEAD = "## Published, not ours"
 

@@ -184,7 +184,7 @@ def test_folders_that_cannot_be_ranked_are_one_line(
         "has one solver at each budget": store_of(tmp_path / "one", [record("good", 5, 0, "lower")]),
         "written by an older version": store_of(tmp_path / "old", [old, record("worse", 5, 0, "lower")]),
         "neither direction is better": run_of(tmp_path / "neither", better="neither"),
-        "is not a results folder": Store(tmp_path),
+        "is not a results folder": Store(tmp_path / "nothing"),
     }
     for message, store in folders.items():
         assert message in refused(monkeypatch, capsys, str(store.folder))

@@ -15,8 +15,9 @@ import torch
 from bench.measure.record import summaries
 from bench.runner import prepare
 from bench.show import print_status
-from bench.spec import Latency, Sweep, read_sweep
+from bench.spec import Latency, Sweep
 from bench.store import Store
+from tests.bench.common import read_sweep
 from tests.bench.costly import job
 
 FEWSTEP = str(Path(sys.executable).parent / "fewstep")

@@ -10,7 +10,8 @@ import solvers
 from bench.checkpoints import load
 from bench.distilled import shipped
 from bench.errors import UsageError
-from bench.spec import SOLVERS, Latency, Sweep, read_sweep
+from bench.spec import SOLVERS, Latency, Sweep
+from tests.bench.common import read_sweep
 
 
 def refusal(path: Path | None, **overrides: Any) -> str:

@@ -18,7 +18,8 @@ from bench.measure.work import Bench
 from bench.report import write_report
 from bench.report.text import shown
 from bench.runner import Job, prepare
-from bench.spec import Sweep, read_sweep
+from bench.spec import Sweep
+from tests.bench.common import read_sweep
 from tests.bench.pictures import pictures, save
 
 TextPipeline = Callable[[str], Path]

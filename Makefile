@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test lint bench browser docs
+.PHONY: sweep test lint bench browser docs gate
 sweep: .venv/installed
 	$(BIN)/fewstep sweep
 
@@ -18,6 +18,9 @@ browser:  # for the tests that open pages; elsewhere than on Debian, have chromi
 
 docs: .venv/installed  # into site/; links, anchors and the navigation are checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+gate: .venv/installed  # against tests/gate/baseline.json; alone, since it measures speed
+	$(BIN)/python -m pytest --fewstep-gate -p no:xdist
 
 bench: .venv/installed
 	$(BIN)/python -m pytest tests/perf --benchmark-only -s --benchmark-json=.benchmark.json

@@ -112,8 +112,8 @@ class Swept:
     def _session(self, timed: Mapping[str, Past]) -> dict[str, Slowness]:
         if not timed:
             return {}
-        ratios = self.measured.ratios({label: cell.plan for label, cell in timed.items()})
-        return slowness(timed, ratios, self.settings.slower)
+        session = self.measured.session({label: cell.plan for label, cell in timed.items()})
+        return slowness(timed, session, self.settings.slower)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from bench import cell as cells
 from bench.executors.local import Networks
-from bench.gate.baseline import Past, Ratios
+from bench.gate.baseline import Past
 from bench.gate.facts import expected, plan_of, program
 from bench.gate.plain import Plain
-from bench.gate.speed import Trial, session
+from bench.gate.speed import Session, Trial, session
 from bench.mode import Mode
 from bench.runner import prepare
 from bench.spec import Cell, Sweep
@@ -75,7 +75,7 @@ class Measured:
         found = {"counted_nfe": record["counted_nfe"], "forwards": record["forwards_per_sample"], "values": values}
         return self.planned(label).model_copy(update=found)
 
-    def ratios(self, programs: Mapping[str, Mapping[str, Any]]) -> dict[str, Ratios]:
+    def session(self, programs: Mapping[str, Mapping[str, Any]]) -> dict[str, Session]:
         """One session of the cells with these labels, against programs as a baseline keeps them."""
         timed = [self.cells[label] for label in programs]
         plans = {self.cells[label].key: plan_of(kept) for label, kept in programs.items()}

@@ -2,7 +2,8 @@
 
 A ratio of two times of one round means nearly the same on a busy machine, and on another.  On a CPU the times are of
 the processor, not of the wall: a neighbour that takes turns with us costs none of it.  What still differs from process
-to process (where memory lay, what the machine did) is measured: a baseline keeps several sessions.
+to process (where memory lay, what the machine did) is measured: a baseline keeps several sessions.  Waiting costs the
+processor nothing, so that the same rounds' ratios by the wall are held to those by the processor.
 """
 
 import math
@@ -29,6 +30,7 @@ ROUNDS, SESSIONS = 40, 5  # of a session; of those that a baseline keeps
 BATCH = 1  # where a solver's own time shows most
 TRIAL = 2.0  # milliseconds that a trial should take at least, by repetition
 SURE = 3.0  # standard deviations between sessions
+WAITING = 1.15  # the wall's ratio over the processor's, which busy neighbours move by some percent
 
 
 class Trial:
@@ -47,25 +49,25 @@ class Trial:
         """Run both, and find how often a trial must repeat them to be long enough for a clock."""
         for _ in range(2):
             took = [self._time(way) for way in (self.ours, self.plain)]
-        self.repeat = math.ceil(TRIAL / min(took))
+        self.repeat = math.ceil(TRIAL / min(cpu for cpu, _ in took))
 
-    def ratio(self, number: int) -> float:
-        """Ours / plain; which goes first alternates with the round, since the second finds things warm."""
-        if number % 2:
-            return self._time(self.ours) / self._time(self.plain)
-        plain = self._time(self.plain)
-        return self._time(self.ours) / plain
+    def ratio(self, number: int) -> tuple[float, float]:
+        """Ours / plain, by `_time`; which goes first alternates with the round, since the second finds things warm."""
+        first, second = (self.ours, self.plain) if number % 2 else (self.plain, self.ours)
+        took = {first: self._time(first), second: self._time(second)}
+        ours, plain = took[self.ours], took[self.plain]
+        return ours[0] / plain[0], ours[1] / plain[1]
 
-    def _time(self, way: Callable[[], object]) -> float:
-        """Milliseconds of the processor, on a GPU of the wall."""
+    def _time(self, way: Callable[[], object]) -> tuple[float, float]:
+        """Milliseconds of the processor, on a GPU of the wall; and of the wall."""
         wall, cpu = timed(lambda: [way() for _ in range(self.repeat)], self.device)
-        return wall if self.device.type == "cuda" else cpu
+        return wall if self.device.type == "cuda" else cpu, wall
 
 
 def rounds(
     checkpoint: str, cells: Sequence[Cell], recorded: Mapping[str, Plan], device: torch.device, threads: int
-) -> Iterator[dict[str, float]]:
-    """One session, round by round: the ratio of each cell, by its key, as is the baseline's plan of each."""
+) -> Iterator[dict[str, tuple[float, float]]]:
+    """One session, round by round: the ratios of each cell, by its key, as is the baseline's plan of each."""
     bench = Bench(checkpoint, cells, device, threads)
     trials = {key: Trial(sampler, recorded[key]) for key, sampler in bench.samplers.items()}
     for trial in trials.values():
@@ -74,26 +76,42 @@ def rounds(
         yield {key: trials[key].ratio(number) for key, _ in order([(key, BATCH) for key in trials], 0, number)}
 
 
+@dataclass(frozen=True)
+class Session:
+    """A cell's ratios, round by round: those that baselines keep, and the same by the wall."""
+
+    ratios: Ratios
+    walls: Ratios
+
+
 def session(
     checkpoint: str, cells: Sequence[Cell], recorded: Mapping[str, Plan], device: torch.device, threads: int
-) -> dict[str, Ratios]:
-    """The ratios of a session in a fresh process, by the cells' keys, as is the baseline's plan of each."""
+) -> dict[str, Session]:
+    """What a session in a fresh process finds, by the cells' keys, as is the baseline's plan of each."""
     found = list(stream(rounds, checkpoint, cells, recorded, device, threads))
-    return {cell.key: tuple(round(each[cell.key], 4) for each in found) for cell in cells}
+    return {
+        cell.key: Session(*(tuple(round(each[cell.key][k], 4) for each in found) for k in range(2))) for cell in cells
+    }
 
 
 @dataclass(frozen=True)
 class Slowness:
-    """A cell's ratio now beside its baseline's: medians, the most it may be, and p of being no worse (Holm's)."""
+    """A cell's ratio now beside its baseline's: medians, the most it may be, and p of being no worse (Holm's).
+
+    `wall` is the median by the wall.
+    """
 
     now: float
     before: float
     most: float
     p: float
+    wall: float
 
     @property
     def fault(self) -> str:
         """Why it fails; "" when it does not."""
+        if self.wall > WAITING * self.now:
+            return f"it waits: ratio to a plain loop {self.wall:.3f} by the wall, {self.now:.3f} by the processor"
         if self.p >= LEVEL or self.now <= self.most:
             return ""
         return (
@@ -102,14 +120,14 @@ class Slowness:
         )
 
 
-def slowness(past: Mapping[str, Past], now: Mapping[str, Ratios], slower: float) -> dict[str, Slowness]:
+def slowness(past: Mapping[str, Past], now: Mapping[str, Session], slower: float) -> dict[str, Slowness]:
     """Of each cell by its label: worse than the baseline by Mann-Whitney's test, and by more than sessions differ."""
     allowed = max(slower, noise(past.values()))
-    p = holm([_p(now[label], past[label].ratios) for label in now])
+    p = holm([_p(now[label].ratios, past[label].ratios) for label in now])
     centre = {label: median(median(each) for each in past[label].ratios) for label in now}
     return {
-        label: Slowness(median(now[label]), centre[label], centre[label] * allowed, p_of)
-        for label, p_of in zip(now, p, strict=True)
+        label: Slowness(median(new.ratios), centre[label], centre[label] * allowed, p_of, median(new.walls))
+        for (label, new), p_of in zip(now.items(), p, strict=True)
     }
 
 

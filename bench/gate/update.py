@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 from bench.causes import cause_of
 from bench.environment import environment
 from bench.errors import UsageError
-from bench.gate.baseline import Baseline, Change, Past, PastSweep, Ratios, Recording, Settings
+from bench.gate.baseline import Baseline, Change, Past, PastSweep, Recording, Settings
 from bench.gate.facts import cell_fault, quality_fault
 from bench.gate.gate import sweep_of
 from bench.gate.golden import error_of
 from bench.gate.measured import Measured, definition, use_threads
-from bench.gate.speed import SESSIONS
+from bench.gate.speed import SESSIONS, Session
 from bench.runner import find_device
 from bench.spec import Sweep
 
@@ -67,11 +67,11 @@ def _recorded(name: str, measured: Measured, on_step: OnStep) -> PastSweep:
         if found[label].nfe is not None and (fault := measured.execution_fault(label, found[label].plan)):
             raise UsageError(f"{name} {label} cannot be recorded: {fault}")
     programs = {label: past.plan for label, past in found.items() if past.nfe is not None}
-    sessions: list[dict[str, Ratios]] = []
+    sessions: list[dict[str, Session]] = []
     for k in range(SESSIONS):
         on_step(f"{name}, timing, session {k + 1} of {SESSIONS}")
-        sessions.append(measured.ratios(programs))
-    timed = {label: tuple(each[label] for each in sessions) for label in programs}
+        sessions.append(measured.session(programs))
+    timed = {label: tuple(each[label].ratios for each in sessions) for label in programs}
     cells = {label: past.model_copy(update={"ratios": timed.get(label, ())}) for label, past in found.items()}
     return PastSweep(definition=definition(measured.sweep), cells=cells)
 

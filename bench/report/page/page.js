@@ -216,6 +216,20 @@
   const ticks = (rows) => [...new Set(rows.filter((row) => !row.adaptive).map((row) => row.nfe))];
   const floor = (rows) => Math.min(...rows.map((row) => row.value)) / 2; // bars that reach 0 have no end on a log axis
 
+  /* Where a logarithmic axis of many solvers ends: so many times the best of the budget where that is largest. */
+  const FAR = 20, MANY = 14;
+  const top = (rows) => {
+    const solvers = rows.filter((row) => row.kind === "solver" && !row.adaptive), best = new Map();
+    for (const row of solvers) best.set(row.nfe, Math.min(row.value, best.get(row.nfe) ?? Infinity));
+    const highest = Math.max(...rows.map((row) => row.value));
+    const many = new Set(solvers.map((row) => row.solver)).size > MANY;
+    return many ? Math.min(highest, FAR * Math.max(...best.values())) : highest;
+  };
+  const cut = (rows, highest) => {
+    const n = rows.filter((row) => row.value > highest).length;
+    return n ? `; ${n} above ${significant(highest)} not shown` : "";
+  };
+
   const drawAgainstCalls = (id, of) => {
     const rows = of ? scores(of).filter((row) => row.value !== null) : [];
     const lowest = of?.log ? floor(rows) : -Infinity;
@@ -223,9 +237,9 @@
       ...look(row.solver), solver: row.solver, nfe: row.nfe, value: row.value, fill: 1, text: says(row, of),
       low: Math.max(row.value - 2 * row.se, lowest), high: row.value + 2 * row.se,
     }));
-    const name = of ? `${of.axis} (±2 s.e.)` : "";
+    const highest = top(rows), name = of ? `${of.axis} (±2 s.e.)${of.log ? cut(rows, highest) : ""}` : "";
     const text = of ? `${of.title} against network calls, a line a solver` : "This run has no trajectory errors.";
-    draw(id, charts.quality[of ? scale(of) : "log"], points, { ticks: ticks(rows) }, name, text);
+    draw(id, charts.quality[of ? scale(of) : "log"], points, { ticks: ticks(rows), top: highest }, name, text);
   };
 
   /* Which cells of a front have room for their names, the best in quality first. */
@@ -260,7 +274,8 @@
     byId("pareto-about").hidden = byId("cost").closest(".filters").hidden = byId("pareto-all").hidden = !run().measured;
     showUnbeaten(of);
     const text = run().measured ? `${of.title} against ${cost}` : "This run's latency and memory were not measured.";
-    draw("pareto-chart", charts.pareto[cost][scale(of)], points, {}, of.axis, text);
+    const highest = top(known), name = of.axis + (of.log ? cut(known, highest) : "");
+    draw("pareto-chart", charts.pareto[cost][scale(of)], points, { top: highest }, name, text);
   };
 
   const showUnbeaten = (of) => {

@@ -1,10 +1,33 @@
-"""For all tests: the same examples of hypothesis every time, and a cache that is nobody's."""
+"""For all tests: the same examples of hypothesis every time, a cache that is nobody's, and a browser."""
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 settings.register_profile("fewstep", max_examples=60, deadline=None, derandomize=True)
 settings.load_profile("fewstep")
 os.environ["FEWSTEP_CACHE"] = tempfile.mkdtemp(prefix="fewstep-cache-")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    """Chromium without a window, for one module: its event loop must not be there when notebooks run theirs."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("these tests need Chromium: install the package chromium")
+        pytest.skip("no chromium on this machine")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

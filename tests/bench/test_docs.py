@@ -3,7 +3,6 @@
 import re
 import runpy
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
 from bench import cli
 
@@ -175,22 +174,17 @@ def test_no_page_fetches_from_another_host(site: Path) -> None:
     assert not [css for css in site.rglob("*.css") if re.search(r"url\(['\"]?(https?:)?//", css.read_text())]
 
 
-def test_pages_open_in_a_browser_without_a_network(site: Path) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not here")
+def test_pages_open_in_a_browser_without_a_network(site: Path, chromium: Browser) -> None:
     asked, wrong = [], []
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 400, "height": 800})
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.on("pageerror", lambda error: wrong.append(str(error)))
-        for name in ("index", "tutorial", "statistics", "reference/cli", "results/index"):
-            tab.goto((site / f"{name}.html").as_uri(), wait_until="networkidle")
-            assert tab.evaluate("document.documentElement.scrollWidth") <= 400, f"{name} is wider than the screen"
-        tab.goto((site / "statistics.html").as_uri())
-        equations = tab.locator("math").count()
-        browser.close()
+    tab = chromium.new_page(viewport={"width": 400, "height": 800})
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    for name in ("index", "tutorial", "statistics", "reference/cli", "results/index"):
+        tab.goto((site / f"{name}.html").as_uri(), wait_until="networkidle")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 400, f"{name} is wider than the screen"
+    tab.goto((site / "statistics.html").as_uri())
+    equations = tab.locator("math").count()
+    tab.close()
     assert not wrong
     assert equations > 20
     assert asked

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -205,9 +206,8 @@ def test_a_disk_that_fills_up_is_one_line_and_the_part_is_kept(site: Site, tmp_p
 def test_a_pull_that_is_killed_goes_on(blow: signal.Signals, site: Site, tmp_path: Path) -> None:
     site.hold = threading.Event()
     part = tmp_path / "cache" / "checkpoints" / "mine" / "mine.pkl.part"
-    with subprocess.Popen(
-        [FEWSTEP, "pull", "mine"], stderr=subprocess.PIPE, text=True, preexec_fn=as_in_the_foreground
-    ) as process:
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which shells turn off for background commands
+    with subprocess.Popen([FEWSTEP, "pull", "mine"], stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
         until(lambda: part.exists() and part.stat().st_size >= 1_000_000)
         with pytest.raises(UsageError, match="'mine' is being pulled by another process"):
             bring()
@@ -219,11 +219,6 @@ def test_a_pull_that_is_killed_goes_on(blow: signal.Signals, site: Site, tmp_pat
     site.hold, had = None, part.stat().st_size
     assert bring().path.read_bytes() == OLD
     assert site.asked[-1][1] == f"bytes={had - 1}-"
-
-
-def as_in_the_foreground() -> None:
-    """A shell has its background commands ignore Ctrl-C, and so would all that they start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(true: object) -> None:

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +20,6 @@ FIGURES = {
     "tutorial-comparison.png": "results/local-compared/comparison.png",
 }
 SECTIONS = {"page.png": "Leaderboard", "page-samples.png": "Samples"}  # by what the navigation calls them
-COLOURS = 128  # of a palette: a third of the size
 
 
 def figures(folder: Path) -> None:
@@ -50,7 +48,6 @@ def screenshots(page: Path) -> None:
                     tab.get_by_role("slider").press(key)
             tab.wait_for_timeout(1000)  # until it has scrolled and drawn
             tab.screenshot(path=IMAGES / name)
-            Image.open(IMAGES / name).convert("RGB").quantize(COLOURS).save(IMAGES / name, optimize=True)
 
 
 def main() -> None:

@@ -42,11 +42,11 @@ def _save(path: Path, name: str, pictures: list[tuple[int, NDArray[np.uint8]]]) 
     return path
 
 
-def tile(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, C, H, W) -> one picture of ROWS x COLUMNS images with a white line between them."""
-    images = images[: ROWS * COLUMNS]
-    blanks = -len(images) % COLUMNS  # a last row that is not full ends in white
+def tile(images: NDArray[np.uint8], columns: int = COLUMNS) -> NDArray[np.uint8]:
+    """(N, C, H, W) -> one picture of ROWS x `columns` images, at most, with a white line between them."""
+    images = images[: ROWS * columns]
+    blanks = -len(images) % columns  # a last row that is not full ends in white
     padded = np.pad(images, ((0, blanks), (0, 0), (0, 1), (0, 1)), constant_values=255)
     _, C, H, W = padded.shape
-    tiled = padded.reshape(-1, COLUMNS, C, H, W).transpose(0, 3, 1, 4, 2).reshape(-1, COLUMNS * W, C)
+    tiled = padded.reshape(-1, columns, C, H, W).transpose(0, 3, 1, 4, 2).reshape(-1, columns * W, C)
     return tiled[:-1, :-1].squeeze(-1) if C == 1 else tiled[:-1, :-1]

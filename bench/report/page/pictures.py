@@ -78,14 +78,15 @@ def _found(cells: Cells, count: int, side: int, room: int) -> tuple[dict[str, di
 
 
 def _uri(images: NDArray[np.uint8], side: int) -> str:
-    """Samples side by side as one picture, none larger than `side` pixels."""
+    """Samples as one picture, none larger than `side` pixels."""
     buffer, height, width = BytesIO(), *images.shape[2:]
+    columns = max(4, len(images) // 4)  # few samples are shown large, many in four rows
     if max(height, width) > side:
         images = _shrunk(images, side / max(height, width))
-        Image.fromarray(tile(images)).save(buffer, format="WEBP", quality=70)
+        Image.fromarray(tile(images, columns)).save(buffer, format="WEBP", quality=70)
         kind = "webp"
     else:
-        Image.fromarray(tile(images)).save(buffer, format="PNG", optimize=True)
+        Image.fromarray(tile(images, columns)).save(buffer, format="PNG", optimize=True)
         kind = "png"
     return f"data:image/{kind};base64,{b64encode(buffer.getvalue()).decode()}"
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import altair as alt
 
+from bench.report.plots import APART, FAR
+
 GREY, DARK, GRID, TEXT = "#b4b4b4", "#595959", "#e6e6e6", "#222222"
 COSTS = {
     "latency": "milliseconds a trajectory, batch 1",
@@ -41,6 +43,7 @@ def charts() -> dict[str, Any]:
         "quality": {scale: _quality(scale) for scale in SCALES},
         "pareto": {cost: {scale: _pareto(cost, scale) for scale in SCALES} for cost in COSTS},
         "amortised": _amortised(),
+        "cut": {"far": FAR, "many": APART},  # where logarithmic axes end, as in the figures
     }
 
 

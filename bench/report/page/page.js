@@ -217,13 +217,12 @@
   const floor = (rows) => Math.min(...rows.map((row) => row.value)) / 2; // bars that reach 0 have no end on a log axis
 
   /* Where a logarithmic axis of many solvers ends: so many times the best of the budget where that is largest. */
-  const FAR = 20, MANY = 14;
   const top = (rows) => {
-    const solvers = rows.filter((row) => row.kind === "solver" && !row.adaptive), best = new Map();
+    const solvers = rows.filter((row) => row.kind !== "student" && !row.adaptive), best = new Map();
     for (const row of solvers) best.set(row.nfe, Math.min(row.value, best.get(row.nfe) ?? Infinity));
     const highest = Math.max(...rows.map((row) => row.value));
-    const many = new Set(solvers.map((row) => row.solver)).size > MANY;
-    return many ? Math.min(highest, FAR * Math.max(...best.values())) : highest;
+    const many = new Set(solvers.map((row) => row.solver)).size > charts.cut.many;
+    return many ? Math.min(highest, charts.cut.far * Math.max(...best.values())) : highest;
   };
   const cut = (rows, highest) => {
     const n = rows.filter((row) => row.value > highest).length;

@@ -210,8 +210,10 @@ def fewstep(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def pytest_run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A run of its own: told that it is a worker's of ours, pytest-benchmark would measure nothing."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | {"COLUMNS": "200"})
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment | {"COLUMNS": "200"})
 
 
 def test_pytest_runs_a_test_a_check_and_a_failing_one_says_its_line(folder: Path, baseline: Baseline) -> None:

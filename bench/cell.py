@@ -53,7 +53,7 @@ class Sampler:
 
     def solve(self, denoiser: solvers.Denoiser, x_T: Tensor, draws: Noise, cond: dict[str, Tensor]) -> Tensor:
         """The plan run on x_T; a CUDA graph, made for the first batch of a size, replays instead of calling."""
-        if self.cell.mode.engine != "cuda_graph":
+        if self.cell.mode.backend != "cuda_graph":
             return solvers.sample(self.cell.plan, denoiser, x_T, draws, cond=cond)
         assert isinstance(self.cell.plan, solvers.Plan)
         if self._graph is None or self._graph.x_T.shape != x_T.shape:

@@ -88,7 +88,7 @@ def _programs(
 
 def _axes(sweep: Sweep, task: Task, mode: Mode, student: bool) -> str:
     """What sets a cell apart in this sweep: the scale of guidance and the ways to run, as far as there are several."""
-    several = {"w": sweep.guidance, "precision": sweep.precision, "layout": sweep.layout, "engine": sweep.engine}
+    several = {"w": sweep.guidance, "precision": sweep.precision, "layout": sweep.layout, "backend": sweep.backend}
     ways: Mapping[str, str] = {"w": f"w={task.guide.scale:g}"} | mode.to_dict()
     return " ".join(ways[k] for k, values in several.items() if len(values) > 1 and not (k == "w" and student))
 
@@ -108,7 +108,7 @@ def _check(text: str, plan: Program, task: Task, mode: Mode, metrics: tuple[str,
     one_a_step = isinstance(plan, solvers.Plan) and plan.call_times in (plan.times[:-1], plan.times[1:-1])
     if task.guide.plus_plus and not one_a_step:
         raise UsageError(f"solver {text!r}: cfg_plus_plus is defined for one call at the start of each step")
-    if mode.engine == "cuda_graph" and not isinstance(plan, solvers.Plan):
+    if mode.backend == "cuda_graph" and not isinstance(plan, solvers.Plan):
         raise UsageError(
             f"solver {text!r}: its steps depend on the samples, so that no CUDA graph holds them; give eager"
         )

@@ -21,7 +21,7 @@ from bench.errors import UsageError
 from bench.files import cache_folder, nearest_folder
 from bench.metrics.features import FEATURES
 from bench.metrics.weights import reachable
-from bench.mode import Engine, Mode, Precision
+from bench.mode import Backend, Mode, Precision
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "huggingface_hub", "numpy")
 NETWORKS = ("inception", "inception_clean", "inception_legacy_tf", "inception_legacy_pt", "dinov2", "clip")
@@ -76,10 +76,10 @@ def places() -> list[Place]:
 
 
 def runs(device: torch.device) -> str:
-    """The precisions and engines that sweeps can use on a device."""
+    """The precisions and backends that sweeps can use on a device."""
     precisions = [p for p in get_args(Precision) if _can(Mode(precision=p), device)]
-    engines = [e for e in get_args(Engine) if _can(Mode(engine=e), device)]
-    return f"precision {', '.join(precisions)}; engine {', '.join(engines)}"
+    backends = [e for e in get_args(Backend) if _can(Mode(backend=e), device)]
+    return f"precision {', '.join(precisions)}; backend {', '.join(backends)}"
 
 
 def _can(mode: Mode, device: torch.device) -> bool:

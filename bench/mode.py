@@ -15,7 +15,7 @@ from bench.errors import UsageError
 
 Precision = Literal["fp64", "fp32", "tf32", "fp16", "bf16"]
 Layout = Literal["contiguous", "channels_last"]
-Engine = Literal["eager", "compile", "cuda_graph"]
+Backend = Literal["eager", "compile", "cuda_graph"]
 WEIGHTS = {"fp64": torch.float64, "fp16": torch.float16, "bf16": torch.bfloat16}  # float32 for the others
 AMPERE = (8, 0)  # the first GPUs that know tf32 and bf16
 GRAPHS = 64  # that torch may compile a function to, one a batch size; beyond 8 it would quietly run it as it is
@@ -30,7 +30,7 @@ class Mode:
 
     precision: Precision = "fp32"
     layout: Layout = "contiguous"
-    engine: Engine = "eager"
+    backend: Backend = "eager"
 
     @property
     def states(self) -> torch.dtype:
@@ -47,7 +47,7 @@ class Mode:
 
     def identity(self) -> dict[str, str]:
         """What enters a cell's key: nothing of what is usual, so that keys outlive new axes."""
-        usual = {"precision": ("fp32", "fp64"), "layout": ("contiguous",), "engine": ("eager",)}
+        usual = {"precision": ("fp32", "fp64"), "layout": ("contiguous",), "backend": ("eager",)}
         return {"dtype": self.dtype} | {k: v for k, v in asdict(self).items() if v not in usual[k]}
 
     def check(self, device: torch.device, network: nn.Module) -> None:
@@ -60,11 +60,11 @@ class Mode:
             raise UsageError(f"precision = tf32: {device} has no such arithmetic, which NVIDIA GPUs since Ampere have")
         if self.precision == "bf16" and cuda and torch.cuda.get_device_capability(device) < AMPERE:
             raise UsageError(f"precision = bf16: {torch.cuda.get_device_name(device)} lacks it; give fp16 or fp32")
-        if self.engine == "cuda_graph" and not cuda:
-            raise UsageError(f"engine = cuda_graph: it needs an NVIDIA GPU, not {device}; give eager or compile")
-        if self.engine == "compile" and not cuda and not _has_compiler():
+        if self.backend == "cuda_graph" and not cuda:
+            raise UsageError(f"backend = cuda_graph: it needs an NVIDIA GPU, not {device}; give eager or compile")
+        if self.backend == "compile" and not cuda and not _has_compiler():
             raise UsageError(
-                "engine = compile: it needs a C++ compiler, and there is no g++ or clang++ here; give eager"
+                "backend = compile: it needs a C++ compiler, and there is no g++ or clang++ here; give eager"
             )
 
     def ready(self, network: nn.Module, device: torch.device) -> Callable[..., Tensor]:
@@ -72,7 +72,7 @@ class Mode:
         made = replica(network, device, WEIGHTS.get(self.precision, torch.float32))
         if self.layout == "channels_last":
             made = made.to(memory_format=torch.channels_last)
-        if self.engine == "compile":
+        if self.backend == "compile":
             dynamo: Any = torch._dynamo.config
             dynamo.recompile_limit, dynamo.fail_on_recompile_limit_hit = GRAPHS, True
             alone = {} if device.type == "cuda" else {"compile_threads": 1}  # GPUs are worth a pool

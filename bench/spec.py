@@ -26,7 +26,7 @@ from bench.checkpoints.prompts import Prompts, read_prompts
 from bench.distilled import shipped, shipped_for
 from bench.files import sha256
 from bench.metrics import METRICS, find_metric
-from bench.mode import Engine, Layout, Mode, Precision
+from bench.mode import Backend, Layout, Mode, Precision
 from bench.words import choices
 
 FORMAT = 3  # of the key: raise it when the same fields come to mean another computation
@@ -163,7 +163,7 @@ class Settings(Written):
     """The network's arithmetic, one or several."""
     layout: axis(Layout) = ("contiguous",)
     """The memory layout of images, one or several."""
-    engine: axis(Engine) = ("eager",)
+    backend: axis(Backend) = ("eager",)
     """What runs the network, one or several."""
     metrics: Annotated[tuple[one_of(METRICS.builtin), ...], Field(min_length=1)] | None = None
     """What is computed of the samples: name or name(option=value); the checkpoint's own, if none are given."""
@@ -200,7 +200,7 @@ class Sweep(Settings):
     @property
     def modes(self) -> list[Mode]:
         """The ways in which the network is run."""
-        return [Mode(*ways) for ways in product(self.precision, self.layout, self.engine)]
+        return [Mode(*ways) for ways in product(self.precision, self.layout, self.backend)]
 
     def solvers_on(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         """Those asked for, or those of the default sweep for the checkpoint's schedule, with its shipped students."""

@@ -76,7 +76,7 @@ Precision = Annotated[
     Any, typer.Option("--precision", parser=words, metavar="P,P,...", help="fp64, fp32, tf32, fp16, bf16.")
 ]
 Layout = Annotated[Any, typer.Option("--layout", parser=words, metavar="L,L,...", help="contiguous, channels_last.")]
-Engine = Annotated[Any, typer.Option("--engine", parser=words, metavar="E,E,...", help="eager, compile, cuda_graph.")]
+Backend = Annotated[Any, typer.Option("--backend", parser=words, metavar="B,B,...", help="eager, compile, cuda_graph.")]
 Metrics = Annotated[
     Any,
     typer.Option(

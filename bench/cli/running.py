@@ -9,10 +9,10 @@ import typer
 
 from bench.cli.app import app
 from bench.cli.options import (
+    Backend,
     Batch,
     Checkpoints,
     Device,
-    Engine,
     File,
     Folder,
     Layout,
@@ -68,7 +68,7 @@ def sweep(
     prompts: PromptFile = None,
     precision: Precision = None,
     layout: Layout = None,
-    engine: Engine = None,
+    backend: Backend = None,
     metrics: Metrics = None,
     reference: Reference = None,
     inception_weights: Weights = None,
@@ -88,7 +88,7 @@ def sweep(
 
     options = {
         "checkpoint": checkpoint, "solvers": solvers, "nfe": nfe, "samples": samples, "seed": seed,
-        "guidance": guidance, "prompts": prompts, "precision": precision, "layout": layout, "engine": engine,
+        "guidance": guidance, "prompts": prompts, "precision": precision, "layout": layout, "backend": backend,
         "metrics": metrics, "reference": reference, "inception_weights": inception_weights,
     }  # fmt: skip
     jobs = prepare_all(file, _given(options, settings), device, out, batch)
@@ -108,7 +108,7 @@ def plan(
     prompts: PromptFile = None,
     precision: Precision = None,
     layout: Layout = None,
-    engine: Engine = None,
+    backend: Backend = None,
     metrics: Metrics = None,
     reference: Reference = None,
     inception_weights: Weights = None,
@@ -123,7 +123,7 @@ def plan(
 
     options = {
         "checkpoint": checkpoint, "solvers": solvers, "nfe": nfe, "samples": samples, "seed": seed,
-        "guidance": guidance, "prompts": prompts, "precision": precision, "layout": layout, "engine": engine,
+        "guidance": guidance, "prompts": prompts, "precision": precision, "layout": layout, "backend": backend,
         "metrics": metrics, "reference": reference, "inception_weights": inception_weights,
     }  # fmt: skip
     for job in prepare_all(file, _given(options, settings), device, out, batch):

@@ -16,7 +16,7 @@ class Trajectory:
     def __init__(self, sampler: Sampler, x_T: Tensor, cond: dict[str, Tensor]) -> None:
         self.sampler, self.plan, self.device = sampler, sampler.cell.plan, sampler.device
         self.denoiser = Marked(sampler.denoiser, sampler.device)
-        self.counted = sampler.denoiser if sampler.cell.mode.engine == "cuda_graph" else self.denoiser
+        self.counted = sampler.denoiser if sampler.cell.mode.backend == "cuda_graph" else self.denoiser
         self.x_T, self.cond = x_T, cond
         self.z = x_T / sampler.checkpoint.schedule.prior_std(self.plan.times[0])
         self.times: tuple[float, ...] = ()

@@ -11,7 +11,7 @@ from bench.report.tuned import tuning_columns
 from bench.store import Record
 
 CELL = ["checkpoint", "solver", "guidance", "cfg_plus_plus", "samples", "seed", "dtype", "order"]
-LATER = ["series", "student", "precision", "layout", "engine"]  # which older records do not have
+LATER = ["series", "student", "precision", "layout", "backend"]  # which older records do not have
 
 
 def tidy(

@@ -68,8 +68,8 @@ def _about_students(table: pd.DataFrame) -> list[str]:
 
 
 def _arithmetic(table: pd.DataFrame) -> str:
-    """How networks ran: their precision, layout and engine, as far as that is not usual."""
-    ways = [listed(table[k].dropna()) for k in ("precision", "layout", "engine")]
+    """How networks ran: their precision, layout and backend, as far as that is not usual."""
+    ways = [listed(table[k].dropna()) for k in ("precision", "layout", "backend")]
     usual = ("", "contiguous", "eager")
     return "; ".join(way for way, plain in zip(ways, usual, strict=True) if way and way != plain) or str(
         table["dtype"].iloc[0]

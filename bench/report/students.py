@@ -28,7 +28,7 @@ from bench.report.titles import axis_label, metrics_of
 from bench.stats import difference
 from bench.store import Record
 
-AXES = ("guidance", "dtype", "precision", "layout", "engine")  # a student compares with solvers that share them
+AXES = ("guidance", "dtype", "precision", "layout", "backend")  # a student compares with solvers that share them
 APART = 0.4  # of the gap between two budgets: how far a budget's students are drawn beside each other
 LONGEST = 18  # letters of a solver's name in the figure
 DARK = "#666666"

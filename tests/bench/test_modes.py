@@ -1,4 +1,4 @@
-"""Ways to run a network: precision, layout, engine, batch; guidance as an axis."""
+"""Ways to run a network: precision, layout, backend, batch; guidance as an axis."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_the_usual_way_leaves_keys_as_they_were_before_there_were_others() -> No
     assert Mode().identity() == {"dtype": "float32"}
     assert Mode("fp64").identity() == {"dtype": "float64"}
     assert Mode("tf32", "channels_last", "compile").identity() == {
-        "dtype": "float32", "precision": "tf32", "layout": "channels_last", "engine": "compile",
+        "dtype": "float32", "precision": "tf32", "layout": "channels_last", "backend": "compile",
     }  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_a_compiled_network_gives_the_same_samples() -> None:
     line = Checkpoint(
         "line", "0" * 64, Line(4, 4).requires_grad_(False), solvers.VPLinear(), "noise", (4,), kind="vector"
     )
-    sweep = Sweep(**(FIELDS | {"solvers": ("ddim",), "engine": ("eager", "compile"), "metrics": ("energy",)}))
+    sweep = Sweep(**(FIELDS | {"solvers": ("ddim",), "backend": ("eager", "compile"), "metrics": ("energy",)}))
     eager, compiled = cells(sweep, Subjects(line))[0]
     sampler = Sampler(compiled, line, CPU)
     assert sampler.network._compiled_call_impl is not None
@@ -117,7 +117,7 @@ def test_a_compiled_network_gives_the_same_samples() -> None:
     ("fields", "why"),
     [
         ({"precision": "tf32"}, "precision = tf32: cpu has no such arithmetic"),
-        ({"engine": "cuda_graph"}, "engine = cuda_graph: it needs an NVIDIA GPU, not cpu"),
+        ({"backend": "cuda_graph"}, "backend = cuda_graph: it needs an NVIDIA GPU, not cpu"),
         ({"checkpoint": "gmm", "precision": "fp16"}, "precision = fp16: this network is exact"),
         ({"prompts": "there-is-none.txt"}, "prompts there-is-none.txt cannot be read"),
     ],
@@ -131,7 +131,7 @@ def test_what_cannot_run_here_is_refused(tmp_path: Path, fields: dict, why: str)
 def test_an_engine_without_its_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="needs a C"):
-        Mode(engine="compile").check(CPU, DIGITS.network)
+        Mode(backend="compile").check(CPU, DIGITS.network)
 
 
 def test_arithmetic_is_set_around_a_call_and_put_back() -> None:
@@ -210,5 +210,5 @@ def test_axes_stand_on_boards_and_in_the_table(tmp_path: Path) -> None:
     table = np.genfromtxt(
         tmp_path / "table.csv", delimiter=",", names=True, dtype=None, encoding="utf8", usecols=range(20)
     )
-    assert {"precision", "layout", "engine", "series"} <= set(table.dtype.names)
+    assert {"precision", "layout", "backend", "series"} <= set(table.dtype.names)
     assert json.loads((tmp_path / "sweep.json").read_text())["precision"] == ["fp32", "bf16"]

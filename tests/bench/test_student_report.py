@@ -143,7 +143,7 @@ def test_where_no_solver_is_as_good_the_best_stands_beside(better: str, best: st
     assert f"| {best} | 5 | {means[best]:g} ± 0.05 | — |" in line
 
 
-@pytest.mark.parametrize("axes", [{"guidance": 2.0}, {"precision": "bf16"}, {"engine": "compile"}, {"dtype": "bf16"}])
+@pytest.mark.parametrize("axes", [{"guidance": 2.0}, {"precision": "bf16"}, {"backend": "compile"}, {"dtype": "bf16"}])
 def test_only_solvers_that_share_the_axes_compare(axes: dict[str, Any]) -> None:
     alone = found(student(1.0, **axes), record("ddim", 5, 1.0))
     assert alone.rival is None

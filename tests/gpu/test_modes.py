@@ -1,4 +1,4 @@
-"""Precisions and engines on a GPU; skipped where there is none."""
+"""Precisions and backends on a GPU; skipped where there is none."""
 
 from pathlib import Path
 from typing import Any
@@ -51,19 +51,19 @@ def test_precisions_err_in_their_order() -> None:
     assert tf32 < brain < 0.1
 
 
-@pytest.mark.parametrize("mode", [{"layout": "channels_last"}, {"engine": "compile"}, {"engine": "cuda_graph"}])
+@pytest.mark.parametrize("mode", [{"layout": "channels_last"}, {"backend": "compile"}, {"backend": "cuda_graph"}])
 def test_layouts_and_engines_change_the_last_bits_alone(mode: dict[str, str]) -> None:
     assert off(**mode) < 1e-5
 
 
 def test_a_graph_takes_fresh_noise_at_each_replay() -> None:
-    eager, graph = sampled("dpmpp_2m_sde"), sampled("dpmpp_2m_sde", engine="cuda_graph")
+    eager, graph = sampled("dpmpp_2m_sde"), sampled("dpmpp_2m_sde", backend="cuda_graph")
     assert float((eager - graph).norm() / eager.norm()) < 1e-5
 
 
 def test_a_sweep_over_ways_to_run(tmp_path: Path) -> None:
     fields: dict[str, Any] = {"checkpoint": "digits", "solvers": ("ddim",), "nfe": (5,), "samples": 50}
-    ways = {"precision": ("fp32", "tf32", "fp16", "bf16"), "engine": ("eager", "compile", "cuda_graph")}
+    ways = {"precision": ("fp32", "tf32", "fp16", "bf16"), "backend": ("eager", "compile", "cuda_graph")}
     job = prepare(Sweep(**fields, **ways, metrics=("frechet_digits",), latency={"seconds": 0.1}), tmp_path, "cuda")
     job.open()
     assert job.run("a test") == []
@@ -72,5 +72,5 @@ def test_a_sweep_over_ways_to_run(tmp_path: Path) -> None:
     assert len(found) == 12
     for cell in job.cells:
         laps = found[cell.key]["latency"][0]["calls_ms"]
-        assert len(laps) == (0 if cell.mode.engine == "cuda_graph" else 5)
+        assert len(laps) == (0 if cell.mode.backend == "cuda_graph" else 5)
     assert load("digits").digest == job.cells[0].digest

@@ -28,5 +28,5 @@ bench: .venv/installed
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[test,docs]'
+	$(BIN)/pip install --quiet --editable '.[test,docs,export]'
 	touch $@

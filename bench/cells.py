@@ -43,16 +43,24 @@ def cells(sweep: Sweep, subjects: Subjects, against: tuple[str, ...] = ()) -> tu
 
     `against` is what the metrics' numbers compare within: their families and references.
 
-    Raises UsageError for a solver that can spend none of the budgets, or options it cannot take.
+    Raises UsageError for a solver that can spend none of the budgets, or options it cannot take; of the default
+    sweep's, which nobody named, one that cannot run is left out, with a line that says why.
     """
     metrics = sweep.metrics_on(subjects.checkpoint)
     _check_classes(sweep, metrics)
     found: dict[str, Cell] = {}
     skipped: dict[str, None] = {}
+    refused: list[UsageError] = []
     for mode, text in product(sweep.modes, sweep.solvers_on(subjects.checkpoint)):
-        for plan, task, digest in _programs(text, sweep, subjects, skipped):
-            student = is_student(parse("solver", text)[0])
-            _check(text, plan, task, mode, metrics, student)
+        student = is_student(parse("solver", text)[0])
+        try:
+            programs = _checked(text, sweep, subjects, mode, metrics, student, skipped if sweep.solvers else {})
+        except UsageError as error:
+            if sweep.solvers:
+                raise
+            refused.append(error)
+            continue
+        for plan, task, digest in programs:
             axes = _axes(sweep, task, mode, student)
             training = subjects.student(text).training if student else None
             for seed in sweep.seed:
@@ -61,7 +69,25 @@ def cells(sweep: Sweep, subjects: Subjects, against: tuple[str, ...] = ()) -> tu
                     student, axes, training,
                 )  # fmt: skip
                 found.setdefault(cell.key, cell)
-    return list(found.values()), list(skipped)
+    if refused and not found:
+        raise refused[0]
+    return list(found.values()), list(skipped | dict.fromkeys(map(str, refused)))
+
+
+def _checked(
+    text: str,
+    sweep: Sweep,
+    subjects: Subjects,
+    mode: Mode,
+    metrics: tuple[str, ...],
+    student: bool,
+    skipped: dict[str, None],
+) -> list[tuple[Program, Task, str]]:
+    """A solver's or student's programs, all of which can be run in the mode; raises UsageError."""
+    programs = list(_programs(text, sweep, subjects, skipped))
+    for plan, task, _ in programs:
+        _check(text, plan, task, mode, metrics, student)
+    return programs
 
 
 def _programs(
@@ -134,7 +160,7 @@ def _spendable(
 
 def _method(name: str) -> solvers.Solver:
     """The solver called `name`; raises UnknownNameError, which knows of students too."""
-    if ":" in name or name in solvers.names():
+    if ":" in name or name in solvers.METHODS.builtin or name in solvers.names():  # plug-ins take long to look for
         return solvers.method(name)
     if "/" in name:
         raise UsageError(

@@ -5,6 +5,7 @@ trained; the rest, and the architecture, are its teacher's, without which it can
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,15 @@ def shipped_for(checkpoint: Checkpoint) -> tuple[str, ...]:
 def folder_of(name: str) -> Path | None:
     """Where the student called `name`, or at the path `name`, lies; None where there is none."""
     found = SHIPPED / name if name in shipped() else Path(name)
-    return found if (found / "card.json").is_file() else None
+    return found if os.path.isfile(found / "card.json") else None  # Path's own fails for names that no file can have
 
 
 def make_method(text: str) -> Method:
     """The distillation method of `name` or `name(option=value, ...)`; raises UsageError and UnknownNameError."""
     name, given = parse("method", text)
     kind = METHODS.get(name)
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise UsageError(f"method {name!r} is no method of distillation: derive one from distill.Method")
     known = {field.name: field for field in dataclasses.fields(kind)}
     for option, value in given.items():
         if option not in known:

@@ -15,14 +15,17 @@ PACKAGES = (
 )  # fmt: skip
 
 
-@cache
 def environment(device: torch.device) -> dict[str, Any]:
-    """JSON-able provenance of anything computed in this process on `device`."""
+    """JSON-able provenance of anything computed in this thread on `device`."""
+    return _fixed(device) | {"threads": torch.get_num_threads()}
+
+
+@cache
+def _fixed(device: torch.device) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "commit": _commit(),
         "device": _name(device),
-        "threads": torch.get_num_threads(),
     }
 
 

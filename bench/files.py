@@ -1,9 +1,11 @@
 """Files that are either whole or absent."""
 
+import errno
 import hashlib
 import json
 import lzma
 import os
+import stat
 import tempfile
 import tokenize
 import zipfile
@@ -19,34 +21,71 @@ from platformdirs import user_cache_path
 
 from bench.errors import UsageError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 BROKEN = (  # what numpy raises for files that it cannot read
     OSError, ValueError, EOFError, TypeError, RuntimeError, MemoryError, tokenize.TokenError, zipfile.BadZipFile,
     zlib.error, lzma.LZMAError,
 )  # fmt: skip
+LONGEST, DEEPEST = 255, 4000  # bytes of a file's name, and with all folders above it, that file systems take
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to the disk, and move it into place."""
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], durable: bool = True) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to the disk, and move it into place.
+
+    What is not `durable` survives the process but not a power cut, and costs no wait for the disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep others from reading results
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)  # of a full disk nobody says which
         os.unlink(temporary)
         raise
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)  # without it the new name may not survive a power cut
     os.close(folder)
 
 
+def no_room(error: BaseException) -> bool:
+    """Whether a disk takes nothing more: it is full, or not to be written any longer."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
+def read_small(path: Path, most: int = 2**26) -> str:
+    """The text of a UTF-8 file of at most so many bytes; raises OSError and ValueError, which say why it is not read.
+
+    A device or a pipe is no file: it may have no end, or keep its reader waiting.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no file")
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return data.decode()
+
+
 def nearest_folder(path: Path) -> Path:
-    """The folder that is there already, at the path or above it; raises UsageError where a file is in its place."""
-    place = next(p for p in (path, *path.absolute().parents) if p.exists())
+    """The folder that is there already, at the path or above it.
+
+    Raises UsageError where a file, or a link to nothing, is in its place, or a name is too long.
+    """
+    if (
+        max(len(os.fsencode(part)) for part in ("", *path.parts)) > LONGEST
+        or len(os.fsencode(path.absolute())) > DEEPEST
+    ):
+        raise UsageError(f"{path} is no name for a file: give {LONGEST} bytes at most, and {DEEPEST} with its folders")
+    place = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
     if not place.is_dir():
         raise UsageError(f"{path}: {place} is a file, not a folder")
     return place
@@ -54,9 +93,9 @@ def nearest_folder(path: Path) -> Path:
 
 def check_new(path: Path) -> None:
     """Raises UsageError when there is something at the path, or a file where a folder above it should be."""
-    if path.exists():
+    if os.path.lexists(path):
         raise UsageError(f"{path} is there already: give another name")
-    nearest_folder(path.parent)
+    nearest_folder(path)
 
 
 def write_new(path: Path, write: Callable[[BinaryIO], object]) -> None:

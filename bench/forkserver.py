@@ -1,7 +1,11 @@
-"""Processes to measure in: forked from a clean one that has imported torch and run nothing on it."""
+"""Processes to measure in: forked from a clean one that has imported torch and run nothing on it.
+
+One that has loaded a network may branch in turn, once for each thing to do with it.
+"""
 
 import multiprocessing
 import pickle
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -9,6 +13,7 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
 
@@ -41,10 +46,25 @@ def stream(work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]
     context = start_server()
     ours, theirs = context.Pipe(duplex=False)
     by_value = pickle.dumps((work, arguments))  # multiprocessing's own would share each tensor through a file
-    process = context.Process(target=_tell, args=(theirs, by_value))
+    process = context.Process(target=_tell_of, args=(theirs, by_value))
     with _without_main():
         process.start()
     theirs.close()
+    yield from _heard(process, ours)
+
+
+def branch(work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+    """As `stream`, in a copy of this process, with all that it has loaded; no threads may have run in it."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(theirs, lambda: work(*arguments)))
+    process.start()
+    theirs.close()
+    yield from _heard(process, ours)
+
+
+def _heard(process: BaseProcess, ours: Connection) -> Iterator[Any]:
+    """What a process tells; it ends with its listener."""
     try:
         while (said := ours.recv())[0] == "item":
             yield said[1]
@@ -70,15 +90,26 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _tell(there: Connection, by_value: bytes) -> None:
+def _tell_of(there: Connection, by_value: bytes) -> None:
+    def items() -> Iterator[Any]:
+        work, arguments = pickle.loads(by_value)
+        return work(*arguments)  # type: ignore[no-any-return]
+
+    _tell(there, items)
+
+
+def _tell(there: Connection, items: Callable[[], Iterator[Any]]) -> None:
     from bench.causes import cause_of  # imports torch, which only this process needs
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal sends them to all; who listens says when it is enough
+        signal.signal(number, signal.SIG_IGN)
     try:
-        work, arguments = pickle.loads(by_value)
-        for item in work(*arguments):
+        for item in items():
             there.send(("item", item))
         there.send(("end", None))
     except BrokenPipeError:  # whoever listened is gone
         pass
+    except (FailedThereError, ProcessDiedError) as error:  # in a branch of this process, which said why
+        there.send(("error", (str(error), getattr(error, "traceback", ""))))
     except Exception as error:
         there.send(("error", (cause_of(error), "".join(traceback.format_exception(error)))))

@@ -1,40 +1,74 @@
 """What long commands show while they run."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bench.distilling import Order, distil, prepare
-from bench.executors.local import Failure
-from bench.metrics import Chunk
+from bench.executors.drive import Failure
 from bench.report import write_report
 from bench.runner import Job
 from bench.spec import Cell
+from bench.spent import Spent
+from bench.stopping import Stop
+from bench.watch import printable
+from bench.worker import Outcome
+
+EVERY = 10.0  # seconds between lines where there is no terminal
 
 
-def run_job(
-    job: Job, command: str, watchers: Sequence[Callable[[Cell, Chunk], None]], console: Console
-) -> list[Failure]:
-    """Run what is left of an opened sweep, noting the command, write its report, and return what failed."""
-    pending = job.pending
+def run_job(job: Job, command: str, console: Console, stop: Stop, began: float) -> list[Failure]:
+    """Run what is left of an opened sweep, noting the command, write its report, say where the time since `began` went,
+    and return what failed.
+
+    Raises Interrupted, once what was begun is kept.
+    """
+    pending, ready = job.pending, time.perf_counter()
     for line in job.skipped:
         console.print(f"skipped: {line}", highlight=False, soft_wrap=True)
     for line in job.warnings:
         console.print(f"warning: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{len(pending)} cells to run, {len(job.cells) - len(pending)} done, in {job.store.folder}")
-    with progress(console, pending) as on_chunk:
-        failures = job.run(command, on_chunk, *watchers)
+    with progress(console, pending) as seen:
+        failures = job.run(command, seen, stop)
+    sampled = time.perf_counter()
     with measuring_progress(console) as on_step:
-        failures += job.measure(on_step)
+        failures += job.measure(on_step, stop)
+    measured = time.perf_counter()
     for failure in failures:
         line = f"failed: {failure.label}: {failure.cause}"
         console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     if any(True for _ in job.store.records()):
-        console.print(f"wrote {write_report(job.store)}", highlight=False, soft_wrap=True)
+        with stop.at_once():
+            console.print(f"wrote {write_report(job.store)}", highlight=False, soft_wrap=True)
+    end = time.perf_counter()
+    phases = {"starting": ready - began, "sampling": sampled - ready, "measuring": measured - sampled}
+    phases["reporting"] = end - measured
+    job.log.write("sweep_ended", seconds={name: round(value, 3) for name, value in phases.items()})
+    console.print(where_time_went(phases, seen.spent), highlight=False, soft_wrap=True)
     return failures
+
+
+def where_time_went(phases: Mapping[str, float], spent: Spent) -> str:
+    """The phases of a sweep on the wall, and what workers did while it sampled; seconds."""
+    total = sum(phases.values())
+    lines = [f"{total:.1f} s: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items())]
+    if spent.total:
+        parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in spent.rows())
+        beyond = 100 * (1 - spent.network / spent.sampling) if spent.sampling else 0.0
+        lines.append(f"sampling, over all workers: {parts} s; {beyond:.1f} % of sampling is beyond the network")
+    return "\n".join(lines)
+
+
+def stderr_console(quiet: bool = False) -> Console:
+    """Standard error, with control codes only where somebody sees it, whatever the environment says of colours."""
+    return Console(stderr=True, quiet=quiet, force_terminal=sys.stderr.isatty())
 
 
 def run_distillation(order: Order) -> bool:
@@ -45,7 +79,7 @@ def run_distillation(order: Order) -> bool:
     run = prepare(order)
     main = run.accelerator.is_main_process
     try:
-        with training_progress(Console(stderr=True, quiet=not main), order.method, run.recipe.steps) as on_step:
+        with training_progress(stderr_console(quiet=not main), order.method, run.recipe.steps) as on_step:
             distil(run, on_step)
     except FloatingPointError as error:
         kept = f"; {order.out} keeps the best student so far" if (order.out / "card.json").exists() else ""
@@ -56,22 +90,70 @@ def run_distillation(order: Order) -> bool:
     return True
 
 
+class Seen:
+    """What was done of a sweep so far, in network calls on single samples, and what it took."""
+
+    def __init__(self, pending: Sequence[Cell]) -> None:
+        self.total, self.done, self.spent = sum(_calls(cell, cell.samples) for cell in pending), 0, Spent()
+        self.tell: Callable[[Cell], None] = lambda cell: None
+
+    def __call__(self, cell: Cell, outcome: Outcome) -> None:
+        self.spent += outcome.spent
+        self.done += _calls(cell, outcome.made)
+        self.tell(cell)
+
+
+def _calls(cell: Cell, samples: int) -> int:
+    return cell.expected_nfe * samples
+
+
 @contextmanager
-def progress(console: Console, pending: list[Cell]) -> Iterator[Callable[[Cell, Chunk], None]]:
-    """A bar over the whole sweep, in network calls, with the time left; gives on_chunk(cell, chunk)."""
+def progress(console: Console, pending: Sequence[Cell]) -> Iterator[Seen]:
+    """A bar over the whole sweep, in network calls, with the time left; lines where there is no terminal."""
+    seen = Seen(pending)
+    if not console.is_terminal:
+        seen.tell = _lines(console, seen)
+        yield seen
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("sweep", total=sum(cell.expected_nfe * cell.samples for cell in pending))
+        task = bar.add_task("sweep", total=seen.total)
+        seen.tell = lambda cell: bar.update(task, completed=seen.done, description=escape(cell.label))
+        yield seen
 
-        def on_chunk(cell: Cell, chunk: Chunk) -> None:
-            bar.update(task, advance=cell.expected_nfe * len(chunk), description=cell.label)
 
-        yield on_chunk
+def _lines(console: Console, seen: Seen) -> Callable[[Cell], None]:
+    """Says how far a sweep is, every so many seconds."""
+    began, say = time.monotonic(), _seldom(console)
+
+    def tell(cell: Cell) -> None:
+        share = seen.done / max(seen.total, 1)
+        left = timedelta(seconds=round((time.monotonic() - began) * (1 / share - 1))) if share else "unknown time"
+        say(f"{share:.0%} of the network calls made, {left} left, at {cell.label}")
+
+    return tell
+
+
+def _seldom(console: Console) -> Callable[[str], None]:
+    """Says a line, if it did not say another one in the last seconds."""
+    last = time.monotonic()
+
+    def say(line: str) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= EVERY:
+            last = now
+            console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+    return say
 
 
 @contextmanager
 def measuring_progress(console: Console) -> Iterator[Callable[[str], None]]:
     """What a measuring session is at; gives on_step(text)."""
+    if not console.is_terminal:
+        say = _seldom(console)
+        yield lambda text: say(f"measuring: {text}")
+        return
     columns = (TextColumn("measuring: {task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as line:
         task = line.add_task("", visible=False)
@@ -81,6 +163,10 @@ def measuring_progress(console: Console) -> Iterator[Callable[[str], None]]:
 @contextmanager
 def training_progress(console: Console, name: str, steps: int) -> Iterator[Callable[[int, float], None]]:
     """A bar over the steps of a training run with the loss; gives on_step(step, loss)."""
+    if not console.is_terminal:
+        say = _seldom(console)
+        yield lambda step, loss: say(f"{name}: {step + 1} of {steps} steps, loss {loss:.3f}")
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task(name, total=steps)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,25 @@ from bench.cells import Subjects, cells
 from bench.checkpoints import Checkpoint, Task, load
 from bench.environment import environment
 from bench.errors import UsageError
-from bench.executors.local import Failure, Networks, execute, measure
-from bench.measure.session import Measuring
-from bench.metrics import Chunk, Context, Metric, make_metric, numbers_of
+from bench.executors import Engine, How
+from bench.executors.drive import Drive, Failure, OnOutcome
+from bench.log import RunLog
+from bench.metrics import Context, Metric, make_metric, numbers_of
 from bench.metrics.reference import source_of
+from bench.metrics.threads import one_thread
+from bench.pngs import exporter
+from bench.sealed import CorruptError
 from bench.spec import Cell, Sweep, Window
+from bench.stopping import Stop
 from bench.store import Store
+from bench.worker import Costs, Outcome, Place, Shared, Worker
 from solvers import did_you_mean
 
-AROUND, APART = 0.1, 0.2  # seconds a cell: features, distances and the disk; a process to take its memory in
+AROUND, APART = 0.05, 0.07  # seconds a cell: features, distances and the disk; a process to take its memory in
+
+
+def _deaf(cell: Cell, outcome: Outcome) -> None:
+    """For sweeps that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class Job:
     metrics: dict[tuple[int, Task], dict[str, Metric]]
     cells: list[Cell]
     skipped: list[str]
+    how: How
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -85,35 +97,99 @@ class Job:
         setting, calls = self.sweep.latency, sum(cell.expected_nfe for cell in self.unmeasured)
         if setting is None or not calls:
             return 0.0
-        large = max(one, each * setting.max_batch)
+        large = max(one, each * setting.max_batch) if setting.max_batch > 1 else 0.0
         rounds = 2 * calls * (setting.rounds + 0.5) * (one + large)  # half a pair to warm up
         return APART * len(self.unmeasured) + max(rounds, setting.seconds * len(self.unmeasured))
 
-    def open(self) -> None:
-        """Make the results folder this sweep's; raises UsageError when it is another's or cannot be written."""
-        self.store.open(self.definition)
+    @cached_property
+    def log(self) -> RunLog:
+        return RunLog(self.store.folder)
 
-    def run(self, command: str, *watchers: Callable[[Cell, Chunk], None]) -> list[Failure]:
+    @cached_property
+    def engine(self) -> Engine:
+        """What does the work, started when it is first needed; raises UsageError where it cannot be."""
+        return self.how.start(lambda: Worker(self.place, self.shared), self.place)
+
+    @cached_property
+    def shared(self) -> Shared:
+        """What the workers of this process have in common."""
+        return Shared(self.subjects, self.metrics)
+
+    @property
+    def place(self) -> Place:
+        sweep, how = self.sweep, self.how
+        weights = Path(sweep.inception_weights) if sweep.inception_weights else None
+        return Place(
+            sweep.checkpoint, sweep.metrics_on(self.checkpoint), sweep.reference, weights, self.store.folder,
+            str(self.device), self.batch, how.keep, how.png,
+        )  # fmt: skip
+
+    def open(self) -> list[CorruptError]:
+        """Make the results folder this sweep's, with what is damaged in it set aside, which is returned.
+
+        Raises UsageError when it is another's or cannot be written.
+        """
+        damaged = self.store.open(self.definition)
+        for error in damaged:
+            self.log.write("set_aside", path=error.path, why=error.why)
+        return damaged
+
+    def run(self, command: str, on_outcome: OnOutcome = _deaf, stop: Stop | None = None) -> list[Failure]:
         """Run the pending cells into the opened folder, noting the command; returns those that failed.
 
-        Watchers see every chunk of samples.
+        `on_outcome` hears of work as it is done.  Raises Interrupted, once what was begun is kept.
         """
-        if self.pending or self.unmeasured:
+        pending = self.pending
+        if pending or self.unmeasured:
             when = datetime.now(UTC).isoformat(timespec="seconds")
             self.store.log_run({"command": command, "started": when, "environment": environment(self.device)})
-        networks = Networks(self.subjects, self.device)
-        return execute(self.pending, self.metrics, networks, self.store, self.batch, watchers)
+        about = {"engine": self.how.engine, "workers": self.engine.slots if pending else 0, "command": command}
+        self.log.write("sweep_started", cells=len(self.cells), pending=len(pending), **about)
+        drive = self._drive(on_outcome, stop)
+        with one_thread():  # a worker has one: sums that several share round differently for each number of them
+            drive.run(pending)
+        return drive.failures
 
-    def measure(self, on_step: Callable[[str], None]) -> list[Failure]:
-        """Measure the costs of cells that have samples and no measurement, in one session; returns what failed."""
-        cells = [cell for cell in self.unmeasured if self.store.has(cell.key)]
-        if self.sweep.latency is None or not cells:
-            return []
-        setting, seed = self.sweep.latency, self.sweep.seed[0]
-        return measure(Measuring(self.sweep.checkpoint, cells, setting, seed, self.device, self.store, on_step))
+    def measure(self, on_step: Callable[[str], None], stop: Stop | None = None) -> list[Failure]:
+        """Measure the costs of cells that have samples and no measurement, in one session; returns what failed.
+
+        Raises Interrupted, once what was measured is kept.
+        """
+        drive = self._drive(_deaf, stop)
+        setting = self.sweep.latency
+        if setting is None or not self._measurable():
+            return drive.failures
+
+        def step(text: str) -> None:
+            drive.stop.check()
+            on_step(text)
+
+        def costs() -> Costs | None:
+            cells = tuple(self._measurable())
+            return Costs(cells, setting, self.sweep.seed[0]) if cells else None
+
+        self.shared.on_step = step
+        drive.measure(costs)
+        return drive.failures
+
+    def start(self) -> None:
+        """Have the engine ready, unless there is nothing to do; raises UsageError where it cannot be started."""
+        if self.pending or self.unmeasured:
+            assert self.engine
+
+    def close(self) -> None:
+        """Give back what an engine holds."""
+        if "engine" in vars(self):
+            self.engine.close()
+
+    def _measurable(self) -> list[Cell]:
+        return [cell for cell in self.unmeasured if self.store.has(cell.key)]
+
+    def _drive(self, on_outcome: OnOutcome, stop: Stop | None) -> Drive:
+        return Drive(self.store, self.engine, self.batch, self.log, stop or Stop(), on_outcome, self.how.timeout)
 
 
-def prepare(sweep: Sweep, out: Path, device: str, batch: int | None = None) -> Job:
+def prepare(sweep: Sweep, out: Path, device: str, batch: int | None = None, how: How | None = None) -> Job:
     """Check a sweep against its checkpoint, solvers, metrics, device and results folder, writing nothing.
 
     Raises UsageError and solvers.UnknownNameError.
@@ -141,7 +217,10 @@ def prepare(sweep: Sweep, out: Path, device: str, batch: int | None = None) -> J
     found, skipped = cells(sweep, subjects, against)
     wanted = dict.fromkeys((cell.seed, cell.task) for cell in found)
     metrics = {(seed, task): _metrics(sweep, replace(context, seed=seed, task=task)) for seed, task in wanted}
-    job = Job(sweep, subjects, store, on, batch or checkpoint.batch, metrics, found, skipped)
+    how = how or How()
+    if how.png:
+        exporter(how.png, checkpoint)
+    job = Job(sweep, subjects, store, on, batch or checkpoint.batch, metrics, found, skipped, how)
     store.check(job.definition)
     return job
 

@@ -46,7 +46,7 @@ def score(metrics: Sequence[Metric], images: Images) -> list[Value]:
     values = []
     for metric in metrics:
         features = OfImages(images, metric.extractor, metric.features).features
-        values += metric.evaluate(features, ())
+        values += metric.compute(features, ())
     return values
 
 

@@ -1,5 +1,6 @@
 """Sweeps from Python: `bench.sweep(...)` gives a table, `bench.load(folder)` what notebooks show."""
 
+import time
 import warnings
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,7 @@ def sweep(
     sweep file.  Results are kept in `out`, `results/local-…` by default, and their folder in the table's
     `attrs["results"]`.  A cell that fails is a warning.  Raises UsageError before anything is written.
     """
+    began = time.perf_counter()
     named = {
         "checkpoint": checkpoint, "solvers": solvers, "nfe": nfe, "samples": samples, "seed": seed,
         "guidance": guidance, "precision": precision, "metrics": metrics, "latency": latency,
@@ -67,7 +69,8 @@ def sweep(
     given |= settings or {}
     jobs = prepare_all(Path(file) if file else None, given, device, Path(out) if out else None, batch)
     shown = [repr(str(file))] * bool(file) + [f"{k}={v!r}" for k, v in given.items()]
-    for failure in run_all(jobs, f"bench.sweep({', '.join(shown)})", None, Console(stderr=True, quiet=not progress)):
+    command, console = f"bench.sweep({', '.join(shown)})", Console(stderr=True, quiet=not progress)
+    for failure in run_all(jobs, command, console, began):
         warnings.warn(f"failed: {failure.label}: {failure.cause}", RuntimeWarning, stacklevel=2)
     return Results(tuple(read_run(job.store) for job in jobs)).table
 

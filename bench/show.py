@@ -104,8 +104,8 @@ def print_status(store: Store) -> None:
     if wants:
         print(f"  {len(wants)} cells done and not measured: the same `fewstep sweep` measures them")
     for key in failed + [key for key in wants if store.failures(key)]:
-        last = store.failures(key)[-1]
-        print(f"  failed: {last['cell']['solver']} nfe={last['cell']['nfe'] or 'adaptive'}: {last['cause']}")
+        for last in store.failures(key)[-1:]:  # none that can be read, where they were damaged
+            print(f"  failed: {last['cell']['solver']} nfe={last['cell']['nfe'] or 'adaptive'}: {last['cause']}")
 
 
 def print_list(what: str, verbose: bool) -> None:

@@ -31,7 +31,8 @@ from bench.words import choices
 
 FORMAT = 3  # of the key: raise it when the same fields come to mean another computation
 ADAPTIVE_NFE = 50  # network calls, a guess that only estimates rest on
-SOLVERS = (  # of the default sweep: the families' usual choices at few calls
+SMALL = 10_000_000  # parameters, below which a sweep of all solvers takes minutes
+SOLVERS = (  # of the default sweep of a larger network: the families' usual choices at few calls
     "ddim", "heun", "lms", "pndm_s", "ipndm", "deis_tab3", "ghvb", "dpm_solver_2", "dpm_solver_3", "dpmpp_2m",
     "dpmpp_3m", "unipc", "dpmpp_2m_sde",
 )  # fmt: skip
@@ -85,8 +86,9 @@ def axis(one: Any) -> Any:
 
 
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**64)]
-Scale = Annotated[float, Field(allow_inf_nan=False)]
-Level = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of noise, sigma/alpha
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]  # for which true is not 1
+Scale = Annotated[Number, Field(ge=-1e6, le=1e6)]  # of guidance; float32 ends not far above
+Level = Annotated[Number, Field(ge=0)]  # of noise, sigma/alpha
 SolverName = one_of([*solvers.METHODS.builtin, *shipped()])
 Choice = bool | int | float | str  # of an option's value
 Choices = dict[str, Choice | Annotated[list[Choice], Field(min_length=1)]]
@@ -105,13 +107,13 @@ class Written(BaseModel):
 class Latency(Written):
     """How costs are measured: see bench.measure."""
 
-    rounds: Annotated[StrictInt, Field(ge=5)] = 5
+    rounds: Annotated[StrictInt, Field(ge=5, le=10_000)] = 5
     """At least so many rounds."""
     threads: Annotated[StrictInt, Field(ge=1)] | None = None
     """CPU threads; null is torch's own choice."""
-    max_batch: Annotated[StrictInt, Field(ge=1)] = 4096
-    """Throughput is looked for up to so many samples a batch."""
-    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.25
+    max_batch: Annotated[StrictInt, Field(ge=1, le=2**20)] = 1
+    """The batch of best throughput, at which all is timed too, is looked for up to so many samples."""
+    seconds: Annotated[Number, Field(gt=0, le=3600)] = 0.1
     """More rounds while they end within so many seconds a cell."""
 
 
@@ -120,9 +122,9 @@ class Window(Written):
 
     metric: str
     """The number looked at, such as fid."""
-    low: Annotated[float, Field(allow_inf_nan=False)]
+    low: Number
     """Its lowest value, included."""
-    high: Annotated[float, Field(allow_inf_nan=False)]
+    high: Number
     """Its highest value, included."""
 
     @model_validator(mode="after")
@@ -139,11 +141,9 @@ class Settings(Written):
         Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_chosen, json_schema_input_type=Solvers)] | None
     ) = None
     """Solvers and students: name, name(option=value), or name: {option: [value, value]} for one solver each."""
-    nfe: tuple[Annotated[StrictInt, Field(ge=1, le=10_000)], ...] = Field(
-        (1, 2, 4, 5, 6, 8, 10, 12, 15, 20), min_length=1
-    )
+    nfe: tuple[Annotated[StrictInt, Field(ge=1, le=10_000)], ...] = Field((1, 2, 4, 5, 6, 8, 10), min_length=1)
     """Budgets of network calls."""
-    samples: Annotated[StrictInt, Field(ge=2)] = 2000
+    samples: Annotated[StrictInt, Field(ge=2, le=10**9)] = 2000
     """Samples a cell."""
     seed: axis(Seed) = (0,)
     """Seeds of the noise that cells share, one or several."""
@@ -203,9 +203,11 @@ class Sweep(Settings):
         return [Mode(*ways) for ways in product(self.precision, self.layout, self.backend)]
 
     def solvers_on(self, checkpoint: Checkpoint) -> tuple[str, ...]:
-        """Those asked for, or those of the default sweep for the checkpoint's schedule, with its shipped students."""
-        flow = isinstance(checkpoint.schedule, solvers.RectifiedFlow)
-        return self.solvers or ((FLOW_SOLVERS if flow else SOLVERS) + shipped_for(checkpoint))
+        """Those asked for, or those of the default sweep, with the checkpoint's shipped students.
+
+        Of a small network these are all that learn nothing; a large one's, and a flow's, are the usual ones.
+        """
+        return self.solvers or (_usual(checkpoint) + shipped_for(checkpoint))
 
     def metrics_on(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         """Those asked for, or the checkpoint's own, which of some classes alone are those that make sense of them."""
@@ -218,6 +220,14 @@ class Sweep(Settings):
         resolved = {"checkpoint": checkpoint.name} | self.model_dump(mode="json", exclude={"checkpoint"}) | usual
         prompts = {"prompts": self.texts.to_dict()} if self.texts else {}
         return resolved | {"digest": checkpoint.digest} | prompts
+
+
+def _usual(checkpoint: Checkpoint) -> tuple[str, ...]:
+    if isinstance(checkpoint.schedule, solvers.RectifiedFlow):
+        return FLOW_SOLVERS
+    if sum(p.numel() for p in checkpoint.network.parameters()) >= SMALL:
+        return SOLVERS
+    return tuple(name for name in solvers.METHODS.builtin if not solvers.method(name).learns)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Every value remembers the line that it was written in through all merging, so that a refusal can name it.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -14,7 +15,7 @@ import solvers
 from bench.checkpoints import CHECKPOINTS
 from bench.errors import UsageError
 from bench.spec import Latency, Settings, Sweep, Window, axis, listed, one_of
-from bench.yamlfile import Node, read_yaml
+from bench.yamlfile import DEEPEST, Node, read_yaml
 
 SUCH_AS = {
     "latency": "{rounds: 9}, or true or false",
@@ -40,8 +41,9 @@ def read_sweeps(path: Path | None, given: Mapping[str, Any]) -> tuple[Sweep, ...
 
     Mappings are merged key by key, everything else is replaced.  Raises UsageError naming the key and its line.
     """
-    file = _opened(path, ()) if path else Node({})
-    ours = _complete(Node.of(given), Path(), ())
+    known: dict[Path, Node] = {}
+    file = _opened(path, (), known) if path else Node({})
+    ours = _complete(Node.of(given), Path(), (), known)
     written = _validated(SweepFile, ours.over(file))
     _check_overrides(written, file, ours)
     return tuple(_validated(Sweep, _alone(name, file, ours)) for name in written.checkpoint)
@@ -52,12 +54,15 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | SweepFile.model_json_schema()
 
 
-def _opened(path: Path, above: tuple[Path, ...]) -> Node:
-    """A file on top of what it includes; `above` are the files that include it."""
-    return _complete(read_yaml(path), path.parent, (*above, path.resolve()))
+def _opened(path: Path, above: tuple[Path, ...], known: dict[Path, Node]) -> Node:
+    """A file on top of what it includes; `above` are the files that include it, `known` those that were read before."""
+    here = Path(os.path.realpath(path))  # which, unlike Path's, has an answer for a link to itself
+    if here not in known:
+        known[here] = _complete(read_yaml(path), path.parent, (*above, here), known)
+    return known[here]
 
 
-def _complete(node: Node, folder: Path, above: tuple[Path, ...]) -> Node:
+def _complete(node: Node, folder: Path, above: tuple[Path, ...], known: dict[Path, Node]) -> Node:
     """A mapping on top of the files in `folder` that it includes."""
     included = Node({})
     for name in node.listed("include"):
@@ -65,11 +70,13 @@ def _complete(node: Node, folder: Path, above: tuple[Path, ...]) -> Node:
         if not isinstance(name.value, str):
             raise UsageError(f"{where}include = {name.plain()!r}: give a file, or a list of files")
         path = folder / name.value
+        if not os.path.isfile(path):  # which, unlike Path's, has an answer for names that no file can have
+            raise UsageError(f"{where}include = {name.value!r}: there is no file {path}")
         if path.resolve() in above:
             raise UsageError(f"{where}include = {name.value!r}: {path} includes this file in its turn")
-        if not path.is_file():
-            raise UsageError(f"{where}include = {name.value!r}: there is no file {path}")
-        included = _opened(path, above).over(included)
+        if len(above) > DEEPEST:
+            raise UsageError(f"{where}include = {name.value!r}: {len(above)} files include one another above it")
+        included = _opened(path, above, known).over(included)
     return node.without("include").over(included)
 
 

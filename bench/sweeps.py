@@ -1,7 +1,10 @@
 """From what people give to results: the jobs of a sweep, one a checkpoint, checked together and run one by one."""
 
 import json
+import os
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,53 +12,82 @@ from rich.console import Console
 
 from bench.causes import cause_of
 from bench.errors import UsageError
-from bench.executors.local import Failure
-from bench.files import sha256
-from bench.pngs import exporter, file_name
+from bench.executors import How
+from bench.executors.drive import Failure
+from bench.files import no_room, sha256
+from bench.pngs import file_name
 from bench.progress import run_job
 from bench.runner import Job, prepare
 from bench.spec import Sweep
+from bench.stopping import Interrupted, Stop, heeded
 from bench.sweepfile import read_sweeps
 
 
 def prepare_all(
-    file: Path | None, given: Mapping[str, Any], device: str, out: Path | None, batch: int | None
+    file: Path | None,
+    given: Mapping[str, Any],
+    device: str,
+    out: Path | None,
+    batch: int | None,
+    how: How | None = None,
 ) -> tuple[Job, ...]:
     """The checked sweeps of a file, or the default one, with what is `given` in place of its keys; writes nothing.
 
     One checkpoint's results go to `out`, those of several to a folder each in it.  Raises as `prepare`.
     """
-    sweeps = read_sweeps(file, given)
+    sweeps, how = read_sweeps(file, given), how or How()
     out = out or Path("results") / _usual_name(file, given, sweeps)
     if len(sweeps) == 1:
-        return (prepare(sweeps[0], out, device, batch),)
+        return (prepare(sweeps[0], out, device, batch, how),)
     names = [_name(sweep) for sweep in sweeps]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"checkpoint: two of them would share the folder {out / twice[0]}: sweep them apart")
-    if (out / "sweep.json").exists():
+    if os.path.exists(out / "sweep.json"):  # Path's own fails for names that no file can have
         raise UsageError(f"--out {out} holds results, and several checkpoints need a folder of folders: give another")
-    return tuple(prepare(sweep, out / name, device, batch) for sweep, name in zip(sweeps, names, strict=True))
+    hows = [replace(how, png=how.png and how.png / name) for name in names]
+    return tuple(
+        prepare(sweep, out / name, device, batch, way) for sweep, name, way in zip(sweeps, names, hows, strict=True)
+    )
 
 
-def run_all(jobs: Sequence[Job], command: str, png: Path | None, console: Console) -> list[Failure]:
+def run_all(jobs: Sequence[Job], command: str, console: Console, began: float) -> list[Failure]:
     """Run what is left of checked sweeps and write their reports; returns what failed, which stops no other.
 
-    With `png`, every new sample becomes a file in it.  Raises UsageError before anything is written, when that cannot
-    take the samples or a folder is another's.
+    Raises UsageError before anything is sampled, when a folder is another's; Interrupted when a signal asked for an
+    end, once what was begun is kept and it is said how to go on; OSError when a disk takes nothing more.
     """
-    folders = [png / job.store.folder.name if len(jobs) > 1 else png for job in jobs] if png else []
-    watchers = [exporter(folder, job.checkpoint) for folder, job in zip(folders, jobs, strict=bool(png))]
     for job in jobs:
-        job.open()
+        job.start()  # first, since an engine that does not start must leave nothing behind
+    for job in jobs:
+        for error in job.open():
+            line = f"set aside: {error.path} is damaged ({error.why}); what it held is made again"
+            console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    try:
+        with heeded() as stop:
+            return _run_each(jobs, command, console, stop, began)
+    except Interrupted as interrupted:
+        for job in jobs:
+            job.log.write("interrupted", signal=str(interrupted))
+        left = sum(len(job.pending) for job in jobs)
+        line = f"stopped by {interrupted}: {left} cells left, nothing lost; to go on: {command}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        raise
+    finally:
+        for job in jobs:
+            job.close()
+
+
+def _run_each(jobs: Sequence[Job], command: str, console: Console, stop: Stop, began: float) -> list[Failure]:
     failures = []
-    for i, job in enumerate(jobs):
+    for job in jobs:
         try:
-            failures += run_job(job, command, watchers[i : i + 1], console)
+            failures += run_job(job, command, console, stop, began)
         except Exception as error:
-            if len(jobs) == 1:
+            if len(jobs) == 1 or no_room(error):
                 raise
             failures.append(Failure(job.checkpoint.name, cause_of(error)))
             console.print(f"failed: {failures[-1].label}: {failures[-1].cause}", style="red", markup=False)
+        began = time.perf_counter()
     return failures
 
 

@@ -127,7 +127,7 @@ class Tuning:
 
         def distance(x: Tensor) -> float:
             chunk = Chunk.of(0, x, self.checkpoint)
-            return float(measure.evaluate(measure.extract(chunk), ())[0].value)
+            return float(measure.compute(measure.extract(chunk), ())[0].value)
 
         return distance
 

@@ -40,7 +40,7 @@ def parse(kind: str, text: str) -> "tuple[str, dict[str, Option]]":
         if len(options) < len(given):  # **options, or one of them twice
             raise ValueError(text)
         return name.strip(), options
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two for a thousand brackets
         raise UsageError(
             f"{kind} {text!r} is not of the form name or name(option=value, ...), with paths in quotes"
         ) from error

@@ -10,6 +10,14 @@ import torch
 from torch import Tensor, nn
 
 
+def distinct(t: Tensor) -> Tensor:
+    """Of numbers t (B,), one a sample: (1,) where it is one, expanded, else t.
+
+    The stride tells: to compare the numbers would wait for a GPU, and could not be captured in a graph.
+    """
+    return t[:1] if t.stride(0) == 0 else t
+
+
 class Preconditioned(nn.Module):
     """D(x; sigma) = c_skip x + c_out F(c_in x, c_noise), Eq. (7), Table 1: a data prediction for x = x0 + sigma n."""
 
@@ -20,10 +28,11 @@ class Preconditioned(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
         """x (B, *shape), sigma (B,) in data units -> D (B, *shape), in x's dtype whatever the network's own is."""
-        s = sigma.reshape(-1, *[1] * (x.ndim - 1))
+        level = distinct(sigma)
+        s = level.reshape(-1, *[1] * (x.ndim - 1))
         total = (s**2 + self.sigma_data**2).sqrt()
         own = next((p.dtype for p in self.network.parameters()), x.dtype)
-        F = self.network((x / total).to(own), sigma.log() / 4, **cond).to(x.dtype)
+        F = self.network((x / total).to(own), (level.log() / 4).expand(len(x)), **cond).to(x.dtype)
         return (self.sigma_data / total) ** 2 * x + (s * self.sigma_data / total) * F
 
 

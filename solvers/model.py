@@ -107,6 +107,8 @@ def levels(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
 class Denoiser:
     """network(x, t, **cond) on `schedule`, where x is (B, *shape) and t is (B,); it predicts `predicts`.
 
+    A time that all samples share is one number expanded to (B,), of stride 0: a network may embed it once.
+
     `calls` counts evaluations of the (guided) denoiser, `forwards` those of the network beneath it, `evaluated`
     and `passed` the samples in them: B times as many, unless a sampler calls it on parts of a batch.  `tangents` and
     `backwards` count samples passed with a derivative, as whoever takes one says.
@@ -143,7 +145,7 @@ class Denoiser:
 
     def forward(self, x: Tensor, t: float, cond: Cond | None = None) -> Tensor:
         """The network's own prediction at time t, guided and counted, in x's dtype."""
-        times = torch.full((x.shape[0],), t, dtype=_TIMES.get(x.dtype, x.dtype), device=x.device)
+        times = torch.full((), t, dtype=_TIMES.get(x.dtype, x.dtype), device=x.device).expand(len(x))
         return self._evaluate(x, times, None if self.guidance is None else self._scale(t), cond or {})
 
     def at_each(

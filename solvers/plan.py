@@ -6,7 +6,7 @@ writes a register of its own; the last one written is the sample.  Thresholding 
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, Protocol, get_args
 
@@ -121,6 +121,10 @@ class Plan:
         for c, r in instruction.terms + instruction.noise:
             if not finite(c):
                 raise PlanError(f"{where} has the coefficient {c} at register {r}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: what was made of them for one device means nothing where a pickle is opened."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def nfe(self) -> int:

@@ -10,6 +10,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+PLUGIN = "fewstep_plugin_"  # what modules made of files are called, before the file's name
+
 
 class UnknownNameError(LookupError):
     """A name that nothing is registered under; the message says what is near it."""
@@ -63,7 +65,7 @@ def _load(path: str) -> Any:
     module, _, attribute = path.rpartition(":")
     if not module.endswith(".py"):
         return getattr(importlib.import_module(module), attribute)
-    spec = importlib.util.spec_from_file_location(f"fewstep_plugin_{Path(module).stem}", module)
+    spec = importlib.util.spec_from_file_location(f"{PLUGIN}{Path(module).stem}", module)
     if spec is None or spec.loader is None:
         raise ImportError(f"{module} is not a Python file")
     loaded = sys.modules[spec.name] = importlib.util.module_from_spec(spec)

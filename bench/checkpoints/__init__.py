@@ -1,5 +1,6 @@
 """Checkpoints by name, or by the file or folder that holds one."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def load(text: str) -> Checkpoint:
         return _of_manifest(entry, options)
     if name.startswith(HUB):
         return _of_hub(name.removeprefix(HUB), options)
-    if Path(name).exists():
+    if os.path.exists(name):  # which, unlike Path's, has an answer for names that no file can have
         return open_path(Path(name), options)
     if ":" not in name and name not in CHECKPOINTS.names():
         if "/" in name or "." in name:

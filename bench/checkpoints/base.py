@@ -143,12 +143,20 @@ class Checkpoint:
             cond["w"] = torch.full((count,), task.guide.scale, device=device)
         return cond
 
-    def latents(self, seed: int, start: int, count: int, t: float, streams: int = 0) -> Tensor:
+    def latents(
+        self,
+        seed: int,
+        start: int,
+        count: int,
+        t: float,
+        streams: int = 0,
+        normal: Callable[..., NDArray[np.float64]] = noise.normal,
+    ) -> Tensor:
         """x_T of samples start .. start + count - 1, float64 (count, *shape), a pure function of (seed, index).
 
-        `streams` is added to the noise's stream: other draws of the same seed.
+        `streams` is added to the noise's stream: other draws of the same seed; `normal` gives what solvers.noise does.
         """
-        z = noise.normal(seed, streams + noise.LATENT, start, count, self.shape)
+        z = normal(seed, streams + noise.LATENT, start, count, self.shape)
         return torch.from_numpy(z) * self.schedule.prior_std(t)
 
     def labels(

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from bench.errors import UsageError
-from bench.files import sha256, write_atomically, write_json
+from bench.files import read_small, sha256, write_atomically, write_json
 
 BUNDLED = Path(__file__).parent / "weights"
 
@@ -35,8 +35,8 @@ def write_bundle(folder: Path, tensors: Mapping[str, Tensor], card: Mapping[str,
 def read_card(folder: Path) -> dict[str, Any]:
     """The card alone; raises UsageError when the folder holds none."""
     try:
-        card = json.loads((folder / "card.json").read_text())
-    except (OSError, ValueError) as error:
+        card = json.loads(read_small(folder / "card.json"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{folder} is not a checkpoint folder: no readable card.json in it") from error
     if not isinstance(card, dict) or not {"checkpoint", "sha256"} <= card.keys():
         raise UsageError(f"{folder}/card.json is no checkpoint card: it lacks 'checkpoint' or 'sha256'")

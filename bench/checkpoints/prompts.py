@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bench.errors import UsageError
-from bench.files import sha256
+from bench.files import read_small, sha256
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Prompts:
 def read_prompts(path: Path, negative: str = "") -> Prompts:
     """The prompts of a UTF-8 text file, blank lines left out; raises UsageError when it has none."""
     try:
-        lines = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+        lines = tuple(line.strip() for line in read_small(path).splitlines() if line.strip())
     except (OSError, ValueError) as error:
         raise UsageError(
             f"prompts {path} cannot be read as text: {getattr(error, 'strerror', None) or error}"

@@ -1,5 +1,6 @@
 """Commands that make what sweeps run: checkpoints, students, what solvers learn."""
 
+import os
 import shlex
 import sys
 import warnings
@@ -56,7 +57,7 @@ def train(
     if not 0 <= seed < 2**63:
         raise UsageError(f"--seed {seed}: give a whole number from 0 to 2^63 - 1")
     folder = out or Path("trained") / name
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--out {folder} is there already: give a new or empty folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)

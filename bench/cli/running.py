@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,10 +32,21 @@ from bench.cli.options import (
 )  # fmt: skip
 
 
+def _pairs(settings: list[str]) -> dict[str, str]:
+    """KEY=VALUE; raises UsageError."""
+    from bench.errors import UsageError
+
+    found = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--slurm {setting!r} is not of the form key=value, as partition=gpu is")
+        found[key] = value
+    return found
+
+
 def _given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     """What the command line gives in place of a sweep file's keys, by its options and by --set key=value."""
-    from yaml import YAMLError
-
     from bench.errors import UsageError
     from bench.yamlfile import Node, read_value
 
@@ -47,8 +59,8 @@ def _given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:
             raise UsageError(f"--set {setting!r}: --{words[0].replace('_', '-')} is given too")
         try:
             value = read_value(text)
-        except (YAMLError, ValueError, RecursionError):
-            raise UsageError(f"--set {setting!r}: {text!r} is not YAML") from None
+        except UsageError as error:
+            raise UsageError(f"--set {setting!r}: {error}") from None
         for word in reversed(words):
             value = {word: value}
         given = Node.of(value).over(given)
@@ -77,13 +89,26 @@ def sweep(
     batch: Batch = None,
     out: Out = None,
     png: Annotated[Path | None, typer.Option("--png", help="A folder to write every new sample to as PNG.")] = None,
+    run_by: Annotated[str, typer.Option("--engine", help="What does the work: local, ray, slurm.")] = "local",
+    workers: Annotated[int | None, typer.Option("--workers", help="How many work at a time; default all.")] = None,
+    address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster that runs.")] = None,
+    slurm: Annotated[list[str], typer.Option("--slurm", metavar="KEY=VALUE", help="For sbatch.")] = (),  # type: ignore[assignment]
+    keep: Annotated[
+        str, typer.Option("--keep", help="Of features on disk: features, float16, moments, nothing.")
+    ] = "features",
+    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds that a cell may take.")] = None,
 ) -> None:
-    """Run a sweep, or what is left of it, and write its tables and plots.  Exit code 1 when a cell failed."""
+    """Run a sweep, or what is left of it, and write its tables and plots.  Exit code 1 when a cell failed.
+
+    SIGINT and SIGTERM end it once what was begun is kept; the same command goes on.
+    """
+    began = time.perf_counter()
     from bench.forkserver import start_server
 
     start_server()  # first, so that its imports run beside ours
-    from rich.console import Console
-
+    from bench.executors import How
+    from bench.progress import stderr_console
+    from bench.stopping import Interrupted
     from bench.sweeps import prepare_all, run_all
 
     options = {
@@ -91,9 +116,13 @@ def sweep(
         "guidance": guidance, "prompts": prompts, "precision": precision, "layout": layout, "backend": backend,
         "metrics": metrics, "reference": reference, "inception_weights": inception_weights,
     }  # fmt: skip
-    jobs = prepare_all(file, _given(options, settings), device, out, batch)
-    if run_all(jobs, shlex.join(["fewstep", *sys.argv[1:]]), png, Console(stderr=True)):
-        raise typer.Exit(1)
+    how = How(run_by, workers, address, _pairs(slurm), keep, timeout, png)  # type: ignore[arg-type]
+    jobs = prepare_all(file, _given(options, settings), device, out, batch, how)
+    try:
+        if run_all(jobs, shlex.join(["fewstep", *sys.argv[1:]]), stderr_console(), began):
+            raise typer.Exit(1)
+    except Interrupted as interrupted:
+        raise typer.Exit(interrupted.exit_code) from None
 
 
 @app.command()
@@ -131,10 +160,25 @@ def plan(
 
 
 @app.command()
-def status(folder: Folder) -> None:
+def status(
+    folder: Folder,
+    live: Annotated[bool, typer.Option("--watch", help="Show it live, until it ends.")] = False,
+    every: Annotated[float, typer.Option("--every", help="Seconds between looks.")] = 2.0,
+) -> None:
     """What is done, failed and left in a results folder, or in all of those in it."""
-    from bench.show import print_status
+    from bench.errors import UsageError
     from bench.store import stores
+
+    if not every > 0:
+        raise UsageError(f"--every {every:g}: give more than 0 seconds")
+    if live:
+        from rich.console import Console
+
+        from bench.watch import watch
+
+        watch(stores(folder), every, Console())
+        return
+    from bench.show import print_status
 
     for store in stores(folder):
         print_status(store)

@@ -1,98 +1,44 @@
-"""Cells one after another in this process, then their costs in processes of their own."""
+"""Work in this process: by several threads with a worker each, or one after another."""
 
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 
 import torch
-from torch import Tensor
 
-from bench.causes import cause_of
-from bench.cell import run
-from bench.cells import Subjects
-from bench.checkpoints import Task
-from bench.measure.session import Measuring
-from bench.metrics import Chunk, Metric
-from bench.mode import Mode
-from bench.spec import Cell
-from bench.store import Store
+from bench.worker import Outcome, Work, Worker
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What did not finish, and why in one line."""
+class Local:
+    """The engine that needs nothing else; `worker` makes one of so many workers."""
 
-    label: str
-    cause: str
+    blocks = 1
 
+    def __init__(self, worker: Callable[[], Worker], workers: int) -> None:
+        self.slots = workers
+        self._free: SimpleQueue[Worker] = SimpleQueue()
+        for _ in range(workers):
+            self._free.put(worker())
+        self._pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
 
-class Networks:
-    """Networks made ready for cells, the last one kept: cells that share one follow each other."""
-
-    def __init__(self, subjects: Subjects, device: torch.device) -> None:
-        self.subjects, self.device = subjects, device
-        self._made: tuple[tuple[str, Mode], Callable[..., Tensor]] | None = None
-
-    def of(self, cell: Cell) -> Callable[..., Tensor]:
-        """The network that makes a cell's samples, in its mode."""
-        wanted = cell.digest, cell.mode
-        if self._made is None or self._made[0] != wanted:
-            self._made = None  # two of them may not fit
-            self._made = wanted, cell.mode.ready(self.subjects.of(cell).network, self.device)
-        return self._made[1]
-
-
-def execute(
-    pending: list[Cell],
-    metrics: Mapping[tuple[int, Task], dict[str, Metric]],
-    networks: Networks,
-    store: Store,
-    batch: int,
-    watchers: Sequence[Callable[[Cell, Chunk], None]],
-) -> list[Failure]:
-    """Run every pending cell into the store; a failing one is recorded with its cause and the rest goes on.
-
-    `metrics` are by name, for each seed and task; `watchers` see every chunk of samples.
-    """
-    failures = []
-    for cell in pending:
-
-        def on_chunk(chunk: Chunk, cell: Cell = cell) -> None:
-            for watcher in watchers:
-                watcher(cell, chunk)
-
+    def submit(self, work: Work, alone: bool = False) -> Future[Outcome]:
+        """Only where there is one worker, or nothing else runs, in the calling thread: signals are heard there."""
+        if self.slots > 1 and not alone:
+            return self._pool.submit(self._run, work)
+        future: Future[Outcome] = Future()
         try:
-            subject, network = networks.subjects.of(cell), networks.of(cell)
-            of_cell = metrics[cell.seed, cell.task]
-            record, arrays = run(cell, subject, of_cell, networks.device, batch, on_chunk, network)
-            store.put(cell.key, record, arrays)
-        except Exception as error:  # whatever one cell does, the others are worth having
-            failures.append(Failure(cell.label, cause_of(error)))
-            store.put_failure(
-                cell.key, _attempt(cell, cause_of(error), "".join(traceback.format_exception(error)), "sampling")
-            )
-    return failures
+            future.set_result(self._run(work))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
+    def close(self) -> None:
+        """Nothing is begun any more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
-def measure(measuring: Measuring) -> list[Failure]:
-    """Run a measuring session; what failed in it is recorded beside cells that failed."""
-    cells, failures = {cell.key: cell for cell in measuring.cells}, []
-    for name, fault in measuring.run().items():
-        label = cells[name].label if name in cells else name
-        failures.append(Failure(label, f"measuring: {fault['cause']}"))
-        if name in cells:
-            attempt = _attempt(cells[name], fault["cause"], fault["traceback"], "measuring")
-            measuring.store.put_failure(name, attempt)
-    return failures
-
-
-def _attempt(cell: Cell, cause: str, traceback: str, what: str) -> dict[str, Any]:
-    return {
-        "cell": cell.to_dict(),
-        "what": what,
-        "cause": cause,
-        "traceback": traceback,
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    def _run(self, work: Work) -> Outcome:
+        worker = self._free.get()
+        try:
+            return work.run(worker)
+        finally:
+            self._free.put(worker)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, ValidationError
 
 from bench.errors import UsageError
-from bench.files import write_text
+from bench.files import read_small, write_text
 
 MAKE = "`fewstep gate SWEEP.yaml --baseline FILE --update --reason TEXT` writes one"
 WIDTH = 120  # of a line that holds a whole object
@@ -142,7 +142,7 @@ def _valid(kind: type[Kind], path: Path, data: Any) -> Kind:
 
 def _read_object(path: Path, advice: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(read_small(path))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}; {advice}") from error
     except (ValueError, RecursionError) as error:

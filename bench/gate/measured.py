@@ -10,7 +10,6 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from bench import cell as cells
-from bench.executors.local import Networks
 from bench.gate.baseline import Past
 from bench.gate.facts import expected, plan_of, program
 from bench.gate.plain import Plain
@@ -18,6 +17,7 @@ from bench.gate.speed import Session, Trial, session
 from bench.mode import Mode
 from bench.runner import prepare
 from bench.spec import Cell, Sweep
+from bench.worker import Networks
 from solvers import noise
 
 FEW = 2  # samples whose trajectories are compared number by number

@@ -57,7 +57,7 @@ class Plain:
         return registers[self.plan.instructions[-1].out]
 
     def _predict(self, call: Call, x: Tensor, cond: Cond) -> Tensor:
-        t = torch.full((len(x),), call.t, dtype=x.dtype, device=x.device)
+        t = torch.full((), call.t, dtype=x.dtype, device=x.device).expand(len(x))  # as Denoiser gives it
         out = self.network(x, t, **cond).to(x.dtype)
         if call.w != 1 and self.guidance is not None:
             null = self.guidance.null

@@ -126,12 +126,14 @@ class Measuring:
     def _take_memory(self, session: Session) -> None:
         known = session.memory.keys(), session.faults.keys()
         while left := [cell for cell in self.cells if not any(cell.key in keys for keys in known)]:
-            alike = [cell for cell in left if (cell.digest, cell.mode) == (left[0].digest, left[0].mode)]
-            group = alike if self.device.type == "cuda" else left[:1]  # a GPU's count can start afresh in one process
+            group = [cell for cell in left if (cell.digest, cell.mode) == (left[0].digest, left[0].mode)]
             self.on_step(f"memory of {group[0].label}")
             try:
-                for key, found in stream(peaks, self.checkpoint, group, *self.place, self._batches(session)[-1]):
+                told = stream(peaks, self.checkpoint, group, *self.place, self._batches(session)[-1])
+                for (key, found), following in zip(told, [*group[1:], None], strict=True):
                     session.memory[key] = found
+                    if following:
+                        self.on_step(f"memory of {following.label}")
             except (FailedThereError, ProcessDiedError) as error:
                 stuck = next(cell for cell in group if cell.key not in session.memory)
                 session.faults[stuck.key] = _fault(error)

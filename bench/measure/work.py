@@ -17,6 +17,7 @@ from bench.causes import cause_of
 from bench.cell import Sampler
 from bench.cells import Subjects
 from bench.checkpoints import load
+from bench.forkserver import branch
 from bench.measure.batch import doubling
 from bench.measure.clock import clocks, timed
 from bench.measure.trial import Apart, Trajectory
@@ -111,17 +112,29 @@ def peaks(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each cell's peak memory in one trajectory at a batch size, whole and above what weights and inputs held: MiB.
 
-    A GPU's count starts afresh for each cell; a process's cannot, so that it takes a process a cell.
+    A GPU's count starts afresh for each cell; a process's cannot, so that each cell takes a process, which branches
+    off with the network loaded.
     """
-    bench = Bench(checkpoint, cells, device, threads)
+    if device.type == "cuda":
+        bench = Bench(checkpoint, cells, device, threads)
+        for cell in cells:
+            yield from _peak_of(bench, cell, threads, batch)
+        return
+    bench = Bench(checkpoint, cells, device, 1)  # torch's pool of threads would not outlive a branch
     for cell in cells:
-        trial = bench.trial(cell.key, batch)  # brings text encoders, which are no part of sampling
-        before = _held(device)
-        trial.trajectory()
-        after = _peak(device)
-        above = {f"{what}above_weights_mib": (after[what] - before[what]) / MIB for what in after}
-        of = "a GPU's allocations" if device.type == "cuda" else "peak resident set"
-        yield cell.key, {"of": of, "batch": batch} | {f"{what}peak_mib": after[what] / MIB for what in after} | above
+        yield from branch(_peak_of, bench, cell, threads, batch)
+
+
+def _peak_of(bench: Bench, cell: Cell, threads: int, batch: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    torch.set_num_threads(threads)
+    device = bench.device
+    trial = bench.trial(cell.key, batch)  # brings text encoders, which are no part of sampling
+    before = _held(device)
+    trial.trajectory()
+    after = _peak(device)
+    above = {f"{what}above_weights_mib": (after[what] - before[what]) / MIB for what in after}
+    of = "a GPU's allocations" if device.type == "cuda" else "peak resident set"
+    yield cell.key, {"of": of, "batch": batch} | {f"{what}peak_mib": after[what] / MIB for what in after} | above
 
 
 def _held(device: torch.device) -> dict[str, int]:

@@ -46,6 +46,8 @@ def find_metric(text: str) -> tuple[type[Metric], dict[str, Any]]:
     """The class and the options of `name` or `name(option=value, ...)`; raises UsageError and UnknownNameError."""
     name, given = parse("metric", text)
     kind: type[Metric] = METRICS.get(name)
+    if not (isinstance(kind, type) and issubclass(kind, Metric)):
+        raise UsageError(f"metric {name!r} is no class of metrics: derive one from bench.metrics.Metric")
     known = options_of(kind)
     given = {k: float(v) if type(v) is int and type(known.get(k)) is float else v for k, v in given.items()}
     for option, value in given.items():

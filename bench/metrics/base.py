@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.checkpoints.base import Checkpoint, Task, quantise
+from bench.metrics.threads import one_thread
 from bench.stats import Floats, Parts, parts_of, spread
 
 Features = NDArray[Any]
@@ -154,9 +155,21 @@ class Metric(ABC):
         """The features it looks at, of one chunk."""
         return self.extractor.extract(chunk)[self.features]
 
+    def compute(self, features: Features, plan_times: tuple[float, ...]) -> list[Value]:
+        """The metric's numbers from all features of a cell whose plan runs over these times.
+
+        They are the same to the last bit on any number of threads.
+        """
+        self.prepare(features, plan_times)
+        with one_thread():
+            return self.evaluate(features, plan_times)
+
+    def prepare(self, features: Features, plan_times: tuple[float, ...]) -> None:  # noqa: B027, most need nothing
+        """Bring about what networks must compute first, which all threads may share."""
+
     @abstractmethod
     def evaluate(self, features: Features, plan_times: tuple[float, ...]) -> list[Value]:
-        """The metric's numbers from all features of a cell whose plan runs over these times."""
+        """What `compute` gives, once all is prepared."""
 
     def check(self, samples: int) -> None:  # noqa: B027, most metrics have nothing to check
         """Raises UsageError when so many samples give no number."""

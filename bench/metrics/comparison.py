@@ -28,6 +28,9 @@ class Comparison(Metric):
     def identity(self) -> str:
         return f"{super().identity} against {self.reference.digest}"
 
+    def prepare(self, features: Features, plan_times: tuple[float, ...]) -> None:
+        self.reference.prepare()
+
     def double(self, features: Features) -> Tensor:
         """Features in float64 where distances are computed."""
         return torch.as_tensor(features, dtype=torch.float64, device=self.context.device)

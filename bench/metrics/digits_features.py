@@ -1,21 +1,18 @@
-"""Features of digits: the last hidden layer of a small classifier, as a torch-fidelity feature extractor."""
+"""Features of digits: the last hidden layer of a small classifier, and its logits."""
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_fidelity import register_feature_extractor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from bench.checkpoints.bundle import BUNDLED, read_bundle
 from bench.errors import UsageError
 from bench.metrics.base import Chunk, Context, Features
 from bench.metrics.features import Images
 
-NAME, LAYER, LOGITS, WIDTH = "digits-classifier", "64", "logits", 64
+WIDTH = 64
 
 
 class DigitsClassifier(nn.Module):
@@ -42,39 +39,12 @@ def classifier() -> tuple[DigitsClassifier, str]:
     """The shipped classifier and its digest."""
     bundle, network = read_bundle(BUNDLED / "digits_features"), DigitsClassifier()
     network.load_state_dict(dict(bundle.tensors))
-    return network.eval().requires_grad_(False), bundle.digest
-
-
-class DigitsFeatures(FeatureExtractorBase):
-    """torch-fidelity's interface to the classifier: uint8 (B, 1, 8, 8) -> (B, 64) and logits (B, 10), as asked for."""
-
-    def __init__(self, name: str = NAME, features_list: tuple[str, ...] = (LAYER,), **kwargs: Any) -> None:
-        super().__init__(name, list(features_list))
-        self.network, self.digest = classifier()
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        h = self.network.features((x.float() - 127.5) / 127.5)
-        found = {LAYER: h, LOGITS: self.network.logits(h)}
-        return tuple(found[layer] for layer in self.features_list)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return (LAYER, LOGITS)
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return LOGITS if metric == "isc" else LAYER
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return True
-
-
-register_feature_extractor(NAME, DigitsFeatures)
+    fast = network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    return fast.eval().requires_grad_(False), bundle.digest
 
 
 class Digits(Images):
-    """The hidden layer and the logits of the shipped digits classifier, taken through torch-fidelity's interface."""
+    """The hidden layer and the logits of the shipped digits classifier."""
 
     layers = ("digits", "digits_logits")
     needs = "8x8 grey images"
@@ -83,12 +53,12 @@ class Digits(Images):
         super().__init__(context)
         if context.checkpoint.image_shape != (1, 8, 8):
             raise UsageError(f"features 'digits' need 8x8 grey images, not {context.checkpoint.image_shape}")
-        self.network = DigitsFeatures(features_list=(LAYER, LOGITS))
-        self.family = f"digits classifier {self.network.digest[:12]}"
+        self.network, digest = classifier()
+        self.family = f"digits classifier {digest[:12]}"
 
     def extract(self, chunk: Chunk) -> Mapping[str, Features]:
-        found = self.network(torch.from_numpy(chunk.images))
-        return {layer: features.numpy() for layer, features in zip(self.layers, found, strict=True)}
+        h = self.network.features((torch.from_numpy(chunk.images).float() - 127.5) / 127.5)
+        return {"digits": h.numpy(), "digits_logits": self.network.logits(h).numpy()}
 
     def width(self, layer: str) -> int:
         return WIDTH if layer == "digits" else 10

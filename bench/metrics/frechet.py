@@ -46,7 +46,7 @@ class FrechetPixels(Frechet):
 
 
 class FrechetDigits(Frechet):
-    """Between features of the shipped digits classifier, taken through torch-fidelity's interface."""
+    """Between features of the shipped digits classifier."""
 
     name, needs, layer = "frechet_digits", "8x8 grey images", "digits"
 

@@ -1,5 +1,6 @@
 """What samples are compared with: real images, exact distributions, or statistics that somebody published."""
 
+import json
 import os
 import re
 from abc import ABC, abstractmethod
@@ -41,6 +42,9 @@ class Reference(ABC):
     def digest(self) -> str:
         return str(self.source["sha256"])
 
+    def prepare(self) -> None:  # noqa: B027, most have their features, or need no network for them
+        """Take the features where a network must."""
+
     @property
     @abstractmethod
     def gaussian(self) -> Gaussian:
@@ -58,6 +62,9 @@ class OfImages(Reference):
     def __init__(self, images: Images, extractor: Extractor, layer: str) -> None:
         self.images, self.extractor, self.layer = images, extractor, layer
         self.source = {"data": images.name, "n": len(images), "sha256": images.digest}
+
+    def prepare(self) -> None:
+        _ = self.features
 
     @cached_property
     def features(self) -> Features:
@@ -103,17 +110,20 @@ class OfStatistics(Reference):
 
 
 class Exact(Reference):
-    """A checkpoint's distribution itself: its moments, and draws from it."""
+    """A checkpoint's distribution itself: its moments, and draws from it.
+
+    Its digest is of what defines it, not of the numbers, whose last bits are another machine's own.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        assert checkpoint.moments is not None
-        self.checkpoint, self.moments = checkpoint, checkpoint.moments()
-        digest = sha256(b"".join(part.tobytes() for part in self.moments))
+        self.checkpoint = checkpoint
+        digest = sha256(json.dumps(["exact", checkpoint.digest, EXACT_SEED, EXACT_DRAWS]).encode())
         self.source = {"data": f"{checkpoint.name} exact", "sha256": digest}
 
     @cached_property
     def gaussian(self) -> Gaussian:
-        return Gaussian(*self.moments, self.source)
+        assert self.checkpoint.moments is not None  # or there were no reference
+        return Gaussian(*self.checkpoint.moments(), self.source)
 
     @cached_property
     def features(self) -> Features:

@@ -17,9 +17,10 @@ from scipy.integrate import solve_ivp
 from scipy.stats.mstats import mjci
 
 from bench.errors import UsageError
-from bench.files import sha256, write_atomically
+from bench.files import sha256
 from bench.metrics.base import Context, Features, Metric, Value
 from bench.metrics.features import FIRST as SAMPLES
+from bench.sealed import CorruptError, read_arrays, write_arrays
 from bench.stats import jackknife
 from solvers import RectifiedFlow
 from solvers.model import Prediction
@@ -41,15 +42,18 @@ class TrajectoryError(Metric):
         if not 2 <= samples <= SAMPLES:
             raise UsageError(f"trajectory: samples={samples}: give 2 to {SAMPLES}, of the first of a cell's")
         self.samples = samples
-        self._solutions: dict[tuple[float, float, int], NDArray[np.float64]] = {}
+        self._solutions: dict[str, NDArray[np.float64]] = {}
+
+    def prepare(self, features: Features, plan_times: tuple[float, ...]) -> None:
+        self._solution(plan_times[0], plan_times[-1], min(self.samples, len(features)))
 
     def evaluate(self, features: Features, plan_times: tuple[float, ...]) -> list[Value]:
         features = features[: self.samples]
-        exact = self._solution(plan_times[0], plan_times[-1], len(features))
+        about, exact = self._solution(plan_times[0], plan_times[-1], len(features))
         squared = ((features.astype(np.float64) - exact) ** 2).mean(1)
         n, rmse = len(squared), float(np.sqrt(squared.mean()))
         per_sample = np.sqrt(squared)
-        source = {"data": "DOP853 solution of the ODE", "rtol": RTOL, "n": n, "sha256": sha256(exact.tobytes())}
+        source = {"data": "DOP853 solution of the ODE", "rtol": RTOL, "n": n, "sha256": about}
         influence = (squared - rmse**2) / (2 * rmse) if rmse else np.zeros(n)
         values = [self.value(rmse, n, source, influence=influence, name="trajectory_rmse")]
         if n >= 20:  # below, no sample lies beyond the percentile
@@ -58,22 +62,26 @@ class TrajectoryError(Metric):
             values.append(replace(self.value(p95, n, source, parts=parts, name="trajectory_p95"), se=p95_se))
         return values
 
-    def _solution(self, t_start: float, t_end: float, count: int) -> NDArray[np.float64]:
-        """Final states (count, d), kept in memory and in the run's folder."""
-        if (t_start, t_end, count) in self._solutions:
-            return self._solutions[t_start, t_end, count]
+    def _about(self, t_start: float, t_end: float, count: int) -> str:
+        """SHA-256 of what defines a solution; the last bits of its numbers are a machine's own."""
         c = self.context
         guide, classes, prompts = c.task.guide, c.task.classes, c.task.prompts
         about = [c.checkpoint.digest, c.seed, guide.scale, guide.interval, t_start, t_end, count, RTOL]
         about += [classes] * (classes is not None) + [prompts and prompts.digest] * (prompts is not None)
-        path = c.cache / f"trajectory-{sha256(json.dumps(about).encode())[:16]}.npy"
-        if path.exists():
-            exact: NDArray[np.float64] = np.load(path)
-        else:
-            exact = solve(c, t_start, t_end, count)
-            write_atomically(path, lambda file: np.save(file, exact))
-        self._solutions[t_start, t_end, count] = exact
-        return exact
+        return sha256(json.dumps(about).encode())
+
+    def _solution(self, t_start: float, t_end: float, count: int) -> tuple[str, NDArray[np.float64]]:
+        """What defines it, and the final states (count, d), kept in memory and in the run's folder."""
+        about = self._about(t_start, t_end, count)
+        if about not in self._solutions:
+            path = self.context.cache / f"trajectory-{about[:16]}.npz"
+            try:
+                exact = read_arrays(path)["exact"]
+            except CorruptError:  # or not there
+                exact = solve(self.context, t_start, t_end, count)
+                write_arrays(path, {"exact": exact})
+            self._solutions[about] = exact
+        return about, self._solutions[about]
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from bench.files import write_atomically
 from bench.pngs import file_name
 from bench.report.plots import LONGEST, STYLE
 from bench.report.scores import series_of
@@ -38,7 +39,7 @@ def _save(path: Path, name: str, pictures: list[tuple[int, NDArray[np.uint8]]]) 
             axes.imshow(tile(images), cmap="gray" if images.shape[1] == 1 else None, vmin=0, vmax=255)
             axes.set_title(counted(float(f"{nfe:.4g}"), "network call"), fontsize=12)
             axes.set_axis_off()
-        figure.savefig(path, dpi=110, metadata={"Software": None})
+        write_atomically(path, lambda file: figure.savefig(file, dpi=110, metadata={"Software": None}))
     return path
 
 

@@ -1,6 +1,7 @@
 """The figures of a run, each as PNG, SVG and PDF."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
 
+from bench.files import write_atomically
 from bench.report.scores import among_best, seeds_of
 from bench.report.text import cut, of_students, short_names
 from bench.report.titles import axis_label, metrics_of, title
@@ -183,5 +185,7 @@ def save(path: Path, figure: Figure) -> list[Path]:
     """PNG for people, SVG and PDF for papers, without a date so that equal data gives equal files."""
     files = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     for suffix, metadata in files.items():
-        figure.savefig(path.with_suffix(suffix), dpi=130, metadata=metadata)
+        write = partial(figure.savefig, format=suffix[1:], dpi=130, metadata=metadata)
+        write_atomically(path.with_suffix(suffix), write)
+        figure.set_layout_engine("none")  # the places found for the first are the others' too, and dear to find
     return [path.with_suffix(suffix) for suffix in files]

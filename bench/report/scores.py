@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from statistics import fmean
 
 import pandas as pd
 
@@ -60,16 +61,16 @@ def over_seeds(table: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
 
     What depends on no sample, and times, which are the same computation's whatever the seed, are the first seed's.
     """
-    rows = table.set_index(["key", "metric"])
+    rows = {(row["key"], row["metric"]): row for row in table.to_dict("records")}
     board = []
     for score in scores(records):
-        cells = rows.loc[[(key, score.metric) for key in score.keys]].reset_index()
+        cells = [rows[key, score.metric] for key in score.keys]
         limit = score.at_infinity
         board.append(
-            cells.iloc[0].to_dict()
+            cells[0]
             | {"solver": score.solver, "value": score.estimate.value, "se": score.estimate.se, "score": score}
             | {"value_inf": limit.value if limit else None, "se_inf": limit.se if limit else None}
-            | {name: round(cells[name].mean(), 1) for name in ("nfe", "counted_nfe", "forwards_per_sample")}
+            | {name: round(fmean(c[name] for c in cells), 1) for name in ("nfe", "counted_nfe", "forwards_per_sample")}
         )
     found = pd.DataFrame(board).astype({name: table[name].dtype for name in ("checkpoint", "solver")})
     return found.sort_values(["metric", "solver", "nfe"], ignore_index=True)

@@ -4,7 +4,7 @@ problem = solvers.tune.Problem(denoiser, guidance=1.0, shape=(3, 32, 32), seed=0
 finding = solvers.tune.tuner("dc_solver").tune(problem, 10, solvers.tune.NoNotes(), {"samples": 10})
 """
 
-from solvers.registry import Registry
+from solvers.registry import Registry, UnknownNameError
 from solvers.tune.base import Finding, NoNotes, Notes, Problem, Tuner
 
 TUNERS = Registry(
@@ -23,7 +23,9 @@ TUNERS = Registry(
 
 def tuner(name: str) -> Tuner:
     """The tuner of the solver called `name`; raises UnknownNameError."""
-    found: Tuner = TUNERS.get(name)
+    found = TUNERS.get(name)
+    if not isinstance(found, Tuner):
+        raise UnknownNameError(f"{name!r} is not a tuner: declare it with solvers.tune.base.tuner")
     return found
 
 

@@ -92,7 +92,8 @@ def cells_of(checkpoint: str, *names: str, **others: Any) -> list[Cell]:
 def job(folder: Path, checkpoint: str, *names: str) -> Job:
     """A sweep whose cells have samples and no measurement yet."""
     fields: dict[str, Any] = {"checkpoint": checkpoint, "solvers": names or ("ddim",), "nfe": (5,), "samples": 4}
-    made = prepare(Sweep(**fields, metrics=("frechet_exact",), latency={"seconds": 0.01}), folder / "run", "cpu")
+    latency = {"seconds": 0.01, "max_batch": 64}
+    made = prepare(Sweep(**fields, metrics=("frechet_exact",), latency=latency), folder / "run", "cpu")
     made.open()
     assert made.run("a test", lambda cell, samples: None) == []
     return made

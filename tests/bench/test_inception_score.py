@@ -11,8 +11,8 @@ from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metri
 from bench.checkpoints import Task, digits, load
 from bench.errors import UsageError
 from bench.metrics import Chunk, Context, Metric, make_metric
-from bench.metrics.digits_features import NAME
 from bench.stats import Floats
+from tests.bench.fidelity import NAME
 from tests.bench.points import calibration
 from tests.bench.test_digits_features import Bytes
 

@@ -15,8 +15,8 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metri
 from bench.checkpoints import Task, digits, load
 from bench.errors import UsageError
 from bench.metrics import Chunk, Context, make_metric
-from bench.metrics.digits_features import NAME
 from bench.stats import Floats, spread
+from tests.bench.fidelity import NAME
 from tests.bench.points import calibration, metric_of, value
 from tests.bench.test_digits_features import Bytes
 

@@ -1,14 +1,19 @@
 """From a sweep to cells: which there are, and what their keys depend on."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from bench.cells import Subjects, cells
-from bench.checkpoints import load
+from bench.checkpoints import Checkpoint, Task, load
 from bench.errors import UsageError
+from bench.metrics import Context, make_metric
 from bench.spec import Cell, Sweep
 from solvers import UnknownNameError
 from solvers.plan import Combine, Evaluate, Instruction
@@ -57,6 +62,30 @@ def test_every_solver_gets_every_budget_it_can_spend() -> None:
 def test_only_budgets_that_cannot_be_spent_are_refused_with_those_that_can() -> None:
     with pytest.raises(UsageError, match=r"heun cannot spend 6 calls: it can spend .*5, 7"):
         cells(sweep(solvers=("ddim", "heun"), nfe=(6, 8)), Subjects(GMM))
+
+
+@pytest.mark.parametrize(
+    ("asked", "without", "why"),
+    [
+        ({"nfe": (5,)}, {"deis_rhork3", "deis_rhork4", "pndm_f"}, "deis_rhork3 cannot spend 5 calls"),
+        ({"nfe": (1, 6)}, {"deis_rhork4"}, "deis_rhork4 cannot spend 1 calls"),
+        ({"nfe": (5,), "guidance": 0.6, "cfg_plus_plus": True}, {"heun", "dpm_2"}, "cfg_plus_plus is defined for"),
+        ({"nfe": (5,), "metrics": ("trajectory",)}, {"euler_ancestral"}, "add another metric"),
+    ],
+)
+def test_what_nobody_asked_for_and_cannot_run_is_left_out(asked: dict[str, Any], without: set[str], why: str) -> None:
+    usual = Sweep(checkpoint="gmm", **asked)
+    found, skipped = cells(usual, Subjects(GMM))
+    assert without <= set(usual.solvers_on(GMM)) - {cell.solver for cell in found}
+    assert "ddim" in {cell.solver for cell in found}
+    assert any(why in line for line in skipped)
+    with pytest.raises(UsageError, match=re.escape(why)):  # who asks for it is told
+        cells(usual.model_copy(update={"solvers": tuple(sorted(without))}), Subjects(GMM))
+
+
+def test_a_default_sweep_of_which_nothing_can_run_says_why() -> None:
+    with pytest.raises(UsageError, match="guidance = 3: gmm has neither"):
+        cells(Sweep(checkpoint="gmm", guidance=3.0), Subjects(replace(GMM, classes=())))
 
 
 @pytest.mark.parametrize(
@@ -156,3 +185,30 @@ def test_a_digit_of_a_plan_changes_the_key() -> None:
 def test_a_key_is_that_of_any_process() -> None:
     """Pinned: results made elsewhere or earlier are found again; if it must change, raise spec.FORMAT."""
     assert cell().key == "2255c7241ac19aaaef2363e6ece119145a4a0aa6c2ade1fe76c3338d873317a4"
+
+
+def against(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What a gmm cell's metrics compare within, all of them that need no images."""
+    context = Context(checkpoint, 0, Task(), Path("unused"), torch.device("cpu"))
+    return tuple(f"{name}: {make_metric(name, context).identity}" for name in ("frechet_exact", "energy", "trajectory"))
+
+
+def test_the_last_bits_of_an_exact_reference_do_not_change_the_key() -> None:
+    """Its moments are computed, by instructions that another processor has others for."""
+    assert GMM.moments is not None
+    assert GMM.draw is not None
+    moved = tuple(np.nextafter(part, np.inf) for part in GMM.moments())
+    assert not any(np.array_equal(a, b) for a, b in zip(moved, GMM.moments(), strict=True))
+    draw = GMM.draw
+    elsewhere = replace(GMM, moments=lambda: moved, draw=lambda *at: draw(*at) * (1 + 1e-15))
+    keys = {cells(sweep(), Subjects(c), against(c))[0][0].key for c in (GMM, elsewhere)}
+    assert len(keys) == 1
+    assert against(replace(GMM, digest="0" * 64))[0] != against(GMM)[0]  # another distribution is another reference
+
+
+def test_what_a_gmm_cell_is_against_is_that_of_any_machine() -> None:
+    assert against(GMM) == (
+        "frechet_exact: states against de176fb8aa4b6191682582c1412030e8d7cea841ab8be985af1af7955469edf2",
+        "energy: states against de176fb8aa4b6191682582c1412030e8d7cea841ab8be985af1af7955469edf2",
+        "trajectory: trajectory",
+    )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import solvers
 from bench.cell import Sampler
 from bench.checkpoints import load
-from bench.forkserver import FailedThereError, ProcessDiedError, stream
+from bench.forkserver import FailedThereError, ProcessDiedError, branch, stream
 from bench.measure.batch import best_of, doubling
 from bench.measure.record import summaries, summary
 from bench.measure.trial import Trajectory
@@ -260,6 +260,37 @@ def test_a_process_ends_with_its_listener() -> None:
     told.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_branch_knows_what_its_process_does_and_says_how_it_ended() -> None:
+    known = {"here": os.getpid()}
+
+    def told(then: str) -> Iterator[Any]:
+        yield os.getpid(), known["here"]
+        yield from three(then)
+
+    (pid, here), *rest = branch(told, "end")
+    assert (here, rest) == (os.getpid(), [0, 1, 2])
+    assert pid != here
+    with pytest.raises(FailedThereError, match="not finite: so it goes"):
+        list(branch(told, "raise"))
+    with pytest.raises(ProcessDiedError, match="exit code -9"):
+        list(branch(told, "die"))
+
+
+@pytest.mark.parametrize(("then", "says"), [("raise", "not finite: so it goes"), ("die", "exit code -9")])
+def test_a_branch_of_a_process_says_why_through_it(then: str, says: str) -> None:
+    with pytest.raises(FailedThereError, match=says) as caught:
+        list(stream(branch, three, then))
+    assert ("in three" in caught.value.traceback) == (then == "raise")
+
+
+def test_every_cell_s_memory_is_counted_afresh(plugin: str) -> None:
+    checkpoint = f"{plugin}:allocating"
+    some = cells_of(checkpoint, "ddim", "dpmpp_2m", "heun", nfe=(5,))
+    found = list(stream(peaks, checkpoint, some, CPU, torch.get_num_threads(), 4))
+    assert [key for key, _ in found] == [cell.key for cell in some]
+    assert all(50 <= told["above_weights_mib"] < 90 for _, told in found)
 
 
 def test_what_a_network_allocates_shows_in_memory(plugin: str) -> None:

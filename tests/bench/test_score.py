@@ -11,8 +11,8 @@ import torch_fidelity
 
 from bench.checkpoints import digits
 from bench.images import open_images
-from bench.metrics.digits_features import LAYER, NAME
 from bench.metrics.statistics import read_statistics
+from tests.bench.fidelity import LAYER, NAME
 from tests.bench.test_cli import fewstep
 from tests.bench.test_digits_features import Bytes
 from tests.bench.test_images import folder, table

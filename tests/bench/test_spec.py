@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import solvers
 from bench.checkpoints import load
 from bench.distilled import shipped
 from bench.errors import UsageError
-from bench.spec import SOLVERS, Latency, Sweep
+from bench.spec import SMALL, SOLVERS, Latency, Sweep
 from tests.bench.common import read_sweep
 
 
@@ -30,14 +31,17 @@ def test_the_default_sweep_is_the_documented_one() -> None:
     sweep = read_sweep(None, {})
     assert sweep == Sweep()
     assert sweep.checkpoint == "digits"
-    usual = sweep.solvers_on(load("digits"))
-    assert len(usual) >= 12
-    assert set(usual) == set(SOLVERS) | set(shipped())
-    assert set(SOLVERS) <= set(solvers.names())
+    learn = {name for name in solvers.METHODS.builtin if solvers.method(name).learns}
+    assert set(sweep.solvers_on(load("digits"))) == (set(solvers.METHODS.builtin) - learn) | set(shipped())
+    assert {"dc_solver", "fitted", "usf"} <= learn  # what they learned does not come with the package
+    assert set(sweep.solvers_on(load("gmm"))) == set(solvers.METHODS.builtin) - learn
+    large = replace(load("digits"), digest="another", network=torch.nn.Linear(SMALL // 1000, 1000))
+    assert sweep.solvers_on(large) == SOLVERS
+    assert set(SOLVERS) <= set(solvers.names()) - learn
     flow = replace(load("digits"), digest="another", schedule=solvers.RectifiedFlow(3.0))
     for name in sweep.solvers_on(flow):
         assert solvers.method(name).build(flow.schedule, 5, options={}).times[0] == 1
-    assert sweep.nfe == (1, 2, 4, 5, 6, 8, 10, 12, 15, 20)
+    assert sweep.nfe == (1, 2, 4, 5, 6, 8, 10)
     assert (sweep.samples, sweep.seed, sweep.guidance, sweep.precision) == (2000, (0,), (1.0,), ("fp32",))
     assert (sweep.metrics, sweep.latency) == (None, Latency())
 

@@ -109,7 +109,8 @@ def test_failures_add_up_and_are_no_records(store: Store) -> None:
 def test_runs_are_noted_in_order(store: Store) -> None:
     store.log_run({"command": "one"})
     store.log_run({"command": "two"})
-    assert json.loads((store.folder / "runs.json").read_text()) == [{"command": "one"}, {"command": "two"}]
+    assert store.runs() == [{"command": "one"}, {"command": "two"}]
+    assert [run["command"] for run in json.loads((store.folder / "runs.json").read_text())] == ["one", "two"]
 
 
 def test_check_writes_nothing(tmp_path: Path) -> None:
@@ -153,6 +154,14 @@ def test_a_folder_without_a_readable_definition_is_no_results_folder(tmp_path: P
     with pytest.raises(UsageError, match="not a results folder"):
         Store(tmp_path).definition()
     (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(UsageError, match=r"sweep\.json is damaged"):
+        Store(tmp_path).definition()
+    assert len(Store(tmp_path).open(DEFINITION)) == 1  # no cell is there that could be another sweep's
+    assert Store(tmp_path).definition() == DEFINITION
+
+
+def test_a_definition_without_a_sweep_is_no_results_folder(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{}")
     with pytest.raises(UsageError, match="not a results folder"):
         Store(tmp_path).check(DEFINITION)
 

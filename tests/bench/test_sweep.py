@@ -118,7 +118,8 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None
 
 
 def test_latency_and_memory_are_measured(tmp_path: Path) -> None:
-    done = fewstep("sweep", "--checkpoint", "gmm", "--samples", "50", "--nfe", "5", "--out", "run", cwd=tmp_path)
+    few = ("--checkpoint", "gmm", "--samples", "50", "--nfe", "5", "--solvers", "ddim,dpmpp_2m,unipc")
+    done = fewstep("sweep", *few, "--set", "latency.max_batch=64", "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     table = pd.read_parquet(tmp_path / "run" / "table.parquet")
     timed = [f"{what}_{at}_ms" for what in ("latency", "network", "solver_overhead") for at in ("batch1", "best")]

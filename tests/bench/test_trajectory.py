@@ -17,6 +17,7 @@ from bench.errors import UsageError
 from bench.metrics import Chunk, Context
 from bench.metrics import trajectory as module
 from bench.metrics.trajectory import SAMPLES, TrajectoryError, solve
+from bench.sealed import read_arrays, write_arrays
 from bench.spec import Sweep
 
 GMM = load("gmm")
@@ -122,17 +123,33 @@ def test_the_solution_is_kept_in_a_file_and_used_again(context: Context) -> None
     x, times = np.zeros((SAMPLES, 16)), (1.0, T_END)
     first = TrajectoryError(context).evaluate(x, times)
     (path,) = context.cache.iterdir()
-    np.save(path, np.load(path) + 1)
+    write_arrays(path, {"exact": read_arrays(path)["exact"] + 1})
     assert TrajectoryError(context).evaluate(x, times)[0].value != first[0].value
-    path.unlink()
-    assert TrajectoryError(context).evaluate(x, times) == first
-    assert path.exists()
+    for damage in (path.unlink, lambda: path.write_bytes(path.read_bytes()[:-100])):
+        damage()
+        assert TrajectoryError(context).evaluate(x, times) == first
+        assert read_arrays(path)["exact"].shape == x.shape
 
 
 def test_other_seeds_do_not_share_a_file(context: Context) -> None:
     x, times = np.zeros((SAMPLES, 16)), (1.0, T_END)
     values = {TrajectoryError(replace(context, seed=s)).evaluate(x, times)[0].value for s in (0, 1)}
     assert len(values) == len(list(context.cache.iterdir())) == 2
+
+
+def test_a_solution_is_known_by_what_defines_it_whatever_its_last_bits(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, times = np.zeros((SAMPLES, 16)), (1.0, T_END)
+
+    def known(of: Context, at: tuple[float, ...] = times) -> str:
+        return str(TrajectoryError(of).evaluate(x, at)[0].reference["sha256"])
+
+    here, (path,) = known(context), context.cache.iterdir()
+    assert path.stem == f"trajectory-{here[:16]}"
+    monkeypatch.setattr(module, "solve", lambda *asked: np.nextafter(solve(*asked), np.inf))
+    assert known(replace(context, cache=tmp_path / "elsewhere")) == here
+    assert len({here, known(replace(context, seed=1)), known(context, (0.9, T_END)), known(context, (1.0, 0.01))}) == 4
 
 
 def test_a_flow_is_solved_from_pure_noise(tmp_path: Path) -> None:

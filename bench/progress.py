@@ -57,12 +57,11 @@ def run_job(job: Job, command: str, console: Console, stop: Stop, began: float) 
 
 def where_time_went(phases: Mapping[str, float], spent: Spent) -> str:
     """The phases of a sweep on the wall, and what workers did while it sampled; seconds."""
-    total = sum(phases.values())
-    lines = [f"{total:.1f} s: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases.items())]
-    if spent.total:
-        parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in spent.rows())
-        beyond = 100 * (1 - spent.network / spent.sampling) if spent.sampling else 0.0
-        lines.append(f"sampling, over all workers: {parts} s; {beyond:.1f} % of sampling is beyond the network")
+    lines = [f"{sum(phases.values()):.1f} s: " + ", ".join(f"{name} {s:.1f}" for name, s in phases.items())]
+    if spent.sampling:
+        parts = ", ".join(f"{name} {s:.1f}" for name, s in spent.rows())
+        beyond = 1 - (spent.network + spent.features) / spent.sampling
+        lines.append(f"sampling, all workers: {parts}; {beyond:.1%} beyond the networks of samples and features")
     return "\n".join(lines)
 
 

@@ -18,14 +18,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import ray
 import torch
 
 import bench.executors.ray
 from bench.cell import Sampler
 from bench.errors import UsageError
 from bench.executors import How
-from bench.executors.ray import Ray
+from bench.executors.ray import Ray, ray
 from bench.executors.remote import pack
 from bench.report.run import read_run
 from bench.runner import Job, prepare
@@ -123,11 +122,11 @@ def test_threads_order_and_pieces_leave_no_trace(first: Store, tmp_path: Path) -
     name, before = first.definition()["checkpoint"], torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        turned = job(tmp_path / "turned", name)
+        turned = job(tmp_path / "turned", name, How(workers=1))
         assert_same(first, done(replace(turned, cells=turned.cells[::-1]), blocks=2))
+        assert_same(first, done(job(tmp_path / "both", name, How(workers=2)), blocks=5))
     finally:
         torch.set_num_threads(before)
-    assert_same(first, done(job(tmp_path / "whole", name, How(workers=1)), blocks=5))
 
 
 @pytest.mark.parametrize("blocks", [1, None])
@@ -144,8 +143,8 @@ def test_one_cell_is_spread_over_all_workers(engine: Callable[..., Ray]) -> None
 
 
 def test_work_that_is_alone_has_nothing_beside_it(engine: Callable[..., Ray]) -> None:
-    ray = engine()
-    futures = [ray.submit(Tell(0.3), alone=i == 2) for i in range(5)]
+    started = engine()
+    futures = [started.submit(Tell(0.3), alone=i == 2) for i in range(5)]
     *others, alone = [tell(futures[i]) for i in (0, 1, 3, 4, 2)]
     assert not any(overlap(alone, other) for other in others)
 
@@ -154,11 +153,11 @@ def test_samples_are_made_on_one_thread_and_costs_on_the_drivers(engine: Callabl
     before, [cell, *_] = torch.get_num_threads(), job(tmp_path / "out").cells
     torch.set_num_threads(2)
     try:
-        ray = engine()
+        started = engine()
     finally:
         torch.set_num_threads(before)
-    assert tell(ray.submit(Tell(), alone=True))["threads"] == "2"
-    futures = [ray.submit(TellSampling(cell, 0, 1, last=False)) for _ in range(4)]  # in both processes
+    assert tell(started.submit(Tell(), alone=True))["threads"] == "2"
+    futures = [started.submit(TellSampling(cell, 0, 1, last=False)) for _ in range(4)]  # in both processes
     assert {tell(future)["threads"] for future in futures} == {"1"}
 
 
@@ -185,8 +184,8 @@ def test_costs_are_measured_by_a_worker(cluster: str, tmp_path: Path) -> None:
 
 
 def test_a_worker_uses_the_gpu_that_ray_gave_it_and_not_the_drivers(engine: Callable[..., Ray]) -> None:
-    ray = engine("cuda:5")
-    said = [tell(future) for future in [ray.submit(Tell(0.4)) for _ in range(4)]]
+    started = engine("cuda:5")
+    said = [tell(future) for future in [started.submit(Tell(0.4)) for _ in range(4)]]
     assert {each["device"] for each in said} == {"cuda:0", "cuda:1"}
     assert {each["hidden"] for each in said} == {"None"}
     assert all(a["device"] != b["device"] for a in said for b in said if a is not b and overlap(a, b))

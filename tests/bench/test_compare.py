@@ -1,6 +1,5 @@
 """Two runs compared: real sweeps, real solvers of which one has a coefficient off, real commits."""
 
-import json
 import math
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from bench.errors import UsageError
 from bench.report.compared import summary, text_of, write_comparison
 from bench.revisions import opened
 from bench.runner import prepare
+from bench.sealed import read_record, write_record
 from bench.spec import Sweep
 from bench.stats import holm
 
@@ -71,9 +71,9 @@ def edited(source: Path, target: Path, change: Callable[[dict[str, Any]], None])
     """A copy of a run whose records are changed."""
     shutil.copytree(source, target)
     for path in (target / "cells").glob("*.json"):
-        record = json.loads(path.read_text())
+        record = read_record(path)
         change(record)
-        path.write_text(json.dumps(record))
+        write_record(path, record)
     return target
 
 

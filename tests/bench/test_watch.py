@@ -50,7 +50,13 @@ def go(running: subprocess.Popen[bytes]) -> None:
 def watching(folder: Path, **options: object) -> subprocess.Popen[str]:
     environment = os.environ | {"FORCE_COLOR": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", WATCH, str(folder), "0.05"]
-    return subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(  # Ctrl-C must be heard, though whoever runs the tests may ignore it
+        command, env=environment, text=True, stderr=subprocess.PIPE, preexec_fn=_hears, **options
+    )
+
+
+def _hears() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def state(folder: Path) -> State:

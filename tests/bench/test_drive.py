@@ -15,11 +15,10 @@ from bench.log import read_log
 from bench.runner import Job, prepare
 from bench.spec import Sweep
 from bench.stopping import Interrupted, Stop
-from bench.store import Record
+from bench.store import Record, content
 from bench.worker import Outcome, Samples, Worker
 
 SWEEP = Sweep(checkpoint="gmm", solvers=("ddim", "dpmpp_2m"), nfe=(2, 3), samples=50, latency=None)
-TIMES = ("sampling", "environment", "finished")
 
 
 @dataclass
@@ -58,7 +57,7 @@ def drive_of(job: Job, engine: Threads, seconds: float | None = None, stop: Stop
 
 
 def numbers(job: Job) -> list[Record]:
-    return [{k: v for k, v in record.items() if k not in TIMES} for record in job.store.records()]
+    return [content(record) for record in job.store.records()]
 
 
 @pytest.fixture(scope="module")

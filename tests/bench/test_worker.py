@@ -10,11 +10,10 @@ from bench.executors import How
 from bench.runner import Job, prepare
 from bench.sealed import read_arrays
 from bench.spec import Sweep
-from bench.store import Record
+from bench.store import Record, content
 from bench.worker import Samples, Worker
 
 SWEEP = Sweep(checkpoint="gmm", solvers=("dpmpp_2m", "dpmpp_2m_sde"), nfe=(5,), samples=90, latency=None)
-TIMES = ("sampling", "environment", "finished")
 
 
 def job_in(folder: Path, how: How | None = None) -> Job:
@@ -24,7 +23,7 @@ def job_in(folder: Path, how: How | None = None) -> Job:
 
 
 def numbers(job: Job) -> list[Record]:
-    return [{k: v for k, v in record.items() if k not in TIMES} for record in job.store.records()]
+    return [content(record) for record in job.store.records()]
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def test_a_task_whose_worker_is_killed_is_done_again_with_the_same_bytes(folder:
 
 
 def test_a_task_whose_workers_are_all_killed_fails_and_the_rest_goes_on(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench.executors.ray, "RETRIES", 1)
     whole, _, times = sweep(folder, "whole")
@@ -110,3 +110,5 @@ def test_a_task_whose_workers_are_all_killed_fails_and_the_rest_goes_on(
     assert store.failures(key)[-1]["cause"] == cause
     (folder / "always").unlink()
     assert records(sweep(folder, "killed-always")[0]) == records(whole)
+    said = capfd.readouterr()
+    assert "raylet" not in said.out + said.err

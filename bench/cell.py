@@ -132,7 +132,7 @@ def run(
     for start, count in blocks_of(cell.samples, batch):
         blocks.append(sample(sampler, metrics, start, count, batch, on_chunk))
         batch = int(blocks[-1][ABOUT][BATCH])
-    return finish(cell, metrics, blocks, device)
+    return finish(cell, metrics, blocks, device, sampler.clock)
 
 
 def blocks_of(samples: int, batch: int, start: int = 0) -> list[tuple[int, int]]:
@@ -177,12 +177,16 @@ def sample(
 
 
 def finish(
-    cell: Cell, metrics: Mapping[str, Metric], blocks: Sequence[Arrays], device: torch.device
+    cell: Cell, metrics: Mapping[str, Metric], blocks: Sequence[Arrays], device: torch.device, clock: Clock
 ) -> tuple[Record, dict[str, NDArray[Any]]]:
     """The record of a cell all of whose blocks are there, in order, and their arrays joined."""
     about = np.sum([block[ABOUT] for block in blocks], axis=0)
     arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0] if name != ABOUT}
-    values = [v.to_dict() for m in metrics.values() for v in m.compute(arrays[m.features], cell.plan.times)]
+    with clock.on("features"):  # of the reference: networks' work too
+        for m in metrics.values():
+            m.prepare(arrays[m.features], cell.plan.times)
+    with clock.on("distances"):
+        values = [v.to_dict() for m in metrics.values() for v in m.compute(arrays[m.features], cell.plan.times)]
     record = {
         "key": cell.key,
         "cell": cell.to_dict(),

@@ -16,8 +16,8 @@ Part = Literal["network", "solver", "features", "distances", "io", "startup"]
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds of one process: in the network, in the sampler around it, in features of samples, in numbers from
-    features, on files, and on making things ready."""
+    """Seconds of one process: in the network, in the sampler around it, in features of samples and references, in
+    numbers from features, on files, and on making things ready."""
 
     network: float = 0.0
     solver: float = 0.0

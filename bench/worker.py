@@ -91,7 +91,7 @@ class Samples:
         before, made, halved, failed = worker.clock.spent, 0, None, {}
         try:
             with limited(self.seconds):
-                made = worker.make(self.cell, self.start, self.stop)
+                made = worker.make(self.cell, self.start, self.stop, self.last)
                 halved = worker.halved
                 if self.last:
                     worker.finish(self.cell)
@@ -174,28 +174,36 @@ class Worker:
         batch = self._current.batch if self._current else self.place.batch
         return batch if batch < self.place.batch else None
 
-    def make(self, cell: Cell, start: int, stop: int) -> int:
-        """Make and keep those blocks among samples start .. stop - 1 that are not there; how many samples they have."""
+    def make(self, cell: Cell, start: int, stop: int, last: bool = False) -> int:
+        """Make and keep those blocks among samples start .. stop - 1 that are not there; how many samples they have.
+
+        The one block of a cell whose numbers are the `last` that is left to make is written only if they fail.
+        """
         blocks = blocks_of(stop, self.place.batch, start)
         todo = [block for block in blocks if not self.store.has_block(cell.key, block)]
         for block in todo:
             self._make(self._at(cell), block)
+            if not (last and block == (0, cell.samples)):
+                self._write(self._at(cell), block)
         return sum(count for _, count in todo)
 
     def finish(self, cell: Cell) -> None:
         """Turn all blocks of a cell into its record; what turns out to be damaged is made again."""
         at = self._at(cell)
         blocks = [self._block(at, block) for block in blocks_of(cell.samples, self.place.batch)]
-        with self.shared.turn, self.clock.on("distances"):
-            record, arrays = finish(cell, at.metrics, blocks, self.device)
+        with self.shared.turn:
+            record, arrays = finish(cell, at.metrics, blocks, self.device, self.clock)
         with self.clock.on("io"):
             self.store.put(cell.key, record, kept(arrays, self.place.keep))
             self.store.drop_blocks(cell.key)
-        self.drop()
+        self._current = None
 
     def drop(self) -> None:
-        """Forget the current cell."""
-        self._current = None
+        """Forget the current cell, once its blocks are kept."""
+        at, self._current = self._current, None
+        for block in at.blocks if at else ():
+            if not self.store.has_block(at.cell.key, block):
+                self._write(at, block)
 
     def _at(self, cell: Cell) -> Current:
         """The cell made ready, unless it is so already."""
@@ -230,8 +238,10 @@ class Worker:
     def _make(self, at: Current, block: Block) -> None:
         arrays = sample(at.sampler, at.metrics, *block, at.batch, partial(self._export, at.cell))
         at.batch, at.blocks[block] = int(arrays[ABOUT][BATCH]), arrays
+
+    def _write(self, at: Current, block: Block) -> None:
         with self.clock.on("io"):
-            self.store.put_block(at.cell.key, block, arrays)
+            self.store.put_block(at.cell.key, block, at.blocks[block])
 
     def _block(self, at: Current, block: Block) -> Arrays:
         if block not in at.blocks:

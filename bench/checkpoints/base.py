@@ -22,7 +22,7 @@ Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
 Apart = Callable[[torch.device, int], Callable[[], object]]
 
 
-BATCH = 500
+BATCH = 2000
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Checkpoint:
 
     @property
     def batch(self) -> int:
-        """Samples a chunk, unless somebody knows better: as many as 2^20 numbers hold, and 500 at most."""
+        """Samples a chunk, unless somebody knows better: as many as 2^20 numbers hold, and 2,000 at most."""
         return max(1, min(BATCH, 2**20 // math.prod(self.shape)))
 
     def denoiser(

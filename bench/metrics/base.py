@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -38,7 +38,7 @@ class Value:
     at_infinity: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"parts": list(self.parts), "at_infinity": self.at_infinity and list(self.at_infinity)}
+        return vars(self) | {"parts": list(self.parts), "at_infinity": self.at_infinity and list(self.at_infinity)}
 
 
 @dataclass(frozen=True)

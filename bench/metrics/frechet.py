@@ -7,7 +7,7 @@ from typing import ClassVar
 from bench.errors import UsageError
 from bench.metrics.base import Context, Features, Value
 from bench.metrics.comparison import Comparison
-from bench.metrics.gaussian import Gaussian, frechet, richardson
+from bench.metrics.gaussian import Gaussian, Moments, frechet, richardson
 
 WIDEST = 16_384  # features: a covariance of 2 GiB
 
@@ -26,9 +26,10 @@ class Frechet(Comparison):
     def evaluate(self, features: Features, plan_times: tuple[float, ...]) -> list[Value]:
         to: Gaussian = self.reference.gaussian
         device = self.context.device
-        value, influence = frechet(features, to, device)
+        quarters = Moments.quarters(features, device)
+        value, influence = frechet(features, to, device, quarters)
         found = self.value(value, len(features), self.reference.source, influence=influence)
-        if extrapolated := richardson(features, to, value, device):
+        if extrapolated := richardson(features, to, value, device, quarters):
             found = replace(found, at_infinity=(extrapolated[0], math.hypot(found.se, extrapolated[1])))
         return [found]
 

@@ -6,9 +6,10 @@ triangular L, kept with the reference, makes that product by LAPACK's sygst for 
 ones.  For N < d the same eigenvalues are those of the Gram matrix Z S_r Z^T / (N - 1) of the centred features Z.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,20 @@ class Moments:
 
     @classmethod
     def _of(cls, features: Features, device: torch.device) -> "Moments":
+        if device.type == "cpu":
+            mean = features.mean(0, dtype=np.float64)
+            z = features - mean
+            return cls(len(z), mean, z.T @ z)  # numpy sees that it is symmetric (BLAS's syrk), torch does not
         x = torch.as_tensor(features, dtype=torch.float64, device=device)
-        mean = x.mean(0)
-        z = x - mean
-        return cls(len(x), mean.cpu().numpy(), (z.T @ z).cpu().numpy())
+        y = x - x.mean(0)
+        return cls(len(x), x.mean(0).cpu().numpy(), (y.T @ y).cpu().numpy())
+
+    @classmethod
+    def quarters(cls, features: Features, device: torch.device = CPU) -> tuple["Moments", ...]:
+        """Of every fourth sample, from each of the first four on; none where they say less than the samples do."""
+        if len(features) // 4 < max(2, features.shape[1]):
+            return ()
+        return tuple(cls.of(features[k::4], device) for k in range(4))
 
     def __add__(self, other: "Moments") -> "Moments":
         """Chan et al. 1983's update."""
@@ -81,13 +92,16 @@ def distance(m: Moments, reference: Gaussian, device: torch.device = CPU) -> flo
     return _distance(m.mean, np.trace(m.covariance), _eigh(m, reference, device, vectors=False)[0], reference)
 
 
-def frechet(features: Features, reference: Gaussian, device: torch.device = CPU) -> tuple[float, Floats]:
+def frechet(
+    features: Features, reference: Gaussian, device: torch.device = CPU, quarters: Sequence[Moments] = ()
+) -> tuple[float, Floats]:
     """The squared distance of features (N, d) to a reference, and each sample's influence on it, (N,).
 
     The influence of x is 2 (mu - mu_r)^T (x - mu) + (x - mu)^T (I - T)(x - mu) with T = L (L^T S L)^(-1/2) L^T, the
     reference taken as fixed; its standard deviation over sqrt(N) is the distance's standard error (delta method).
     Since T is fitted too, samples' second-order effect counts twice in it: exact for the extrapolated distance, where
     it counts twice, and for the distance at N cautious where that is near 0, by about sqrt(2) (results/calibration).
+    Moments of `quarters`, where they are known, save those of all.
     """
     n, d = features.shape
     if n < d:
@@ -99,22 +113,27 @@ def frechet(features: Features, reference: Gaussian, device: torch.device = CPU)
         roots = e.clip(0).sqrt()
         pulled = ((n - 1) * (U**2 @ roots)).cpu().numpy()  # z^T T z, from the Gram matrix's own eigenvectors
         value = _distance(mean, (z**2).sum() / (n - 1), e.cpu().numpy(), reference)
-        return value, _influence(z, mean - reference.mean, pulled)
-    m = Moments.of(features, device)
+        return value, 2 * z @ (mean - reference.mean) + (z**2).sum(1) - pulled
+    m = reduce(add, quarters) if quarters else Moments.of(features, device)
     e, Q = _eigh(m, reference, device, vectors=True)
     value = _distance(m.mean, np.trace(m.covariance), e, reference)
     inverse = np.power(e, -0.25, out=np.zeros_like(e), where=e > e[-1] * 1e-12)  # pseudo-inverse: flat directions
     W = _on(device, reference.factor) @ _on(device, Q * inverse)  # T = W W^T
+    pull = torch.eye(d, dtype=W.dtype, device=device) - W @ W.T
+    shift = _on(device, 2 * (m.mean - reference.mean))
     influences = []
     for i in range(0, n, CHUNK):
-        z = features[i : i + CHUNK].astype(np.float64) - m.mean
-        pulled = ((_on(device, z) @ W) ** 2).sum(1).cpu().numpy()
-        influences.append(_influence(z, m.mean - reference.mean, pulled))
+        z = _on(device, features[i : i + CHUNK] - m.mean)
+        influences.append((z * torch.addmm(shift, z, pull)).sum(1).cpu().numpy())
     return value, np.concatenate(influences)
 
 
 def richardson(
-    features: Features, reference: Gaussian, value: float, device: torch.device = CPU
+    features: Features,
+    reference: Gaussian,
+    value: float,
+    device: torch.device = CPU,
+    quarters: Sequence[Moments] = (),
 ) -> tuple[float, float] | None:
     """The distance at infinitely many samples, and how far that may be off by itself; None for fewer than 8 samples.
 
@@ -123,16 +142,14 @@ def richardson(
     is taken, with which 95 % intervals hold at N = 4 d too (results/calibration).  Parts are every second, and every
     fourth, sample.
     """
-    n, d = features.shape
+    n = len(features)
     if n < 8:  # a quarter needs two
         return None
-    quarters = [features[k::4] for k in range(4)]
-    if n // 4 < d:
-        parts = [features[0::2], features[1::2], *quarters]
-        found = [frechet(part, reference, device)[0] for part in parts]
-    else:
-        q = [Moments.of(quarter, device) for quarter in quarters]
+    if q := quarters or Moments.quarters(features, device):
         found = [distance(m, reference, device) for m in (q[0] + q[2], q[1] + q[3], *q)]
+    else:
+        parts = [features[0::2], features[1::2], *(features[k::4] for k in range(4))]
+        found = [frechet(part, reference, device)[0] for part in parts]
     half, quarter = sum(found[:2]) / 2, sum(found[2:]) / 4
     return 2 * value - half, abs((2 * value - half) - (2 * half - quarter)) / 2
 
@@ -141,11 +158,6 @@ def _distance(mean: Matrix, trace: float, eigenvalues: Matrix, reference: Gaussi
     shift = mean - reference.mean
     total = shift @ shift + trace + np.trace(reference.covariance) - 2 * np.sqrt(eigenvalues.clip(0)).sum()
     return max(float(total), 0.0)
-
-
-def _influence(z: Matrix, shift: Matrix, pulled: Matrix) -> Matrix:
-    """Of centred samples z (n, d), given z^T T z, (n,)."""
-    return np.asarray(2 * z @ shift + (z**2).sum(1) - pulled)
 
 
 def _eigh(m: Moments, reference: Gaussian, device: torch.device, vectors: bool) -> tuple[Matrix, Any]:

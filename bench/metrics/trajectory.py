@@ -57,8 +57,8 @@ class TrajectoryError(Metric):
         influence = (squared - rmse**2) / (2 * rmse) if rmse else np.zeros(n)
         values = [self.value(rmse, n, source, influence=influence, name="trajectory_rmse")]
         if n >= 20:  # below, no sample lies beyond the percentile
-            p95, p95_se = float(np.quantile(per_sample, 0.95)), float(mjci(per_sample, [0.95])[0])
-            parts = jackknife(lambda kept: float(np.quantile(per_sample[kept], 0.95)), n)
+            p95, p95_se = _p95(per_sample), float(mjci(per_sample, [0.95])[0])
+            parts = jackknife(lambda kept: _p95(per_sample[kept]), n)
             values.append(replace(self.value(p95, n, source, parts=parts, name="trajectory_p95"), se=p95_se))
         return values
 
@@ -82,6 +82,13 @@ class TrajectoryError(Metric):
                 write_arrays(path, {"exact": exact})
             self._solutions[about] = exact
         return about, self._solutions[about]
+
+
+def _p95(x: NDArray[np.float64]) -> float:
+    """The 95th percentile; numpy's own takes nine times as long for a few hundred numbers."""
+    below, between = divmod(0.95 * (len(x) - 1), 1)
+    low, high = np.partition(x, (k := int(below), k + 1))[k : k + 2]
+    return float(low + between * (high - low))
 
 
 @torch.no_grad()

@@ -79,6 +79,24 @@ def test_a_failed_cell_is_an_outcome_and_the_worker_goes_on(tmp_path: Path) -> N
     assert Samples(job.cells[0], 0, 90, last=True).run(worker).failed == {}
 
 
+def test_a_cell_of_one_block_writes_it_only_if_its_numbers_fail(tmp_path: Path) -> None:
+    job = job_in(tmp_path / "run")
+    place, cell = replace(job.place, batch=90), job.cells[0]
+    chunks, worker = job.store.folder / "chunks" / cell.key, Worker(place)
+    metric = next(iter(worker._metrics_of(cell).values()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metric, "evaluate", lambda features, times: 1 / 0)
+        outcome = Samples(cell, 0, 90, last=True).run(worker)
+    assert "ZeroDivisionError" in outcome.failed[cell.key].traceback
+    assert [path.name for path in chunks.iterdir()] == ["0-90.npz"]
+    assert Samples(cell, 0, 90, last=True).run(Worker(place)).made == 0
+    assert job.store.has(cell.key)
+    assert not chunks.exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "_write", lambda *_: 1 / 0)
+        assert Samples(job.cells[1], 0, 90, last=True).run(Worker(place)).failed == {}
+
+
 @pytest.mark.parametrize("keep", ["features", "float16", "moments", "nothing"])
 def test_what_is_kept_changes_no_number(whole: Job, tmp_path: Path, keep: str) -> None:
     job = job_in(tmp_path / "run", How(keep=keep))

@@ -44,9 +44,9 @@ class DenoisingLoss:
     P_std: float = 1.2
 
     def __call__(self, D: Preconditioned, x0: Tensor, cond: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        """Mean loss over a batch of clean data x0 (B, *shape); every draw comes from `generator`."""
-        sigma = (self.P_mean + self.P_std * torch.randn(len(x0), generator=generator)).exp()
+        """Mean loss over a batch of clean data x0 (B, *shape); every draw comes from `generator`, of its device."""
+        sigma = (self.P_mean + self.P_std * torch.randn(len(x0), generator=generator, device=x0.device)).exp()
         s = sigma.reshape(-1, *[1] * (x0.ndim - 1))
         weight = (s**2 + D.sigma_data**2) / (s * D.sigma_data) ** 2
-        x = x0 + s * torch.randn(x0.shape, generator=generator)
+        x = x0 + s * torch.randn(x0.shape, generator=generator, device=x0.device)
         return (weight * (D(x, sigma, **cond) - x0) ** 2).mean()

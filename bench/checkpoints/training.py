@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +130,3 @@ RECIPES: dict[str, tuple[Callable[..., None], Recipe]] = {
     "digits_features": (train_digits_features, CLASSIFIER),
     "gmm": (train_gmm, Recipe(0, 0, 0)),
 }
-
-
-def run_recipe(name: str, out: Path, steps: int | None, seed: int, on_step: OnStep) -> None:
-    """Run a recipe, shorter or from another seed if asked."""
-    make, recipe = RECIPES[name]
-    make(out, replace(recipe, steps=recipe.steps if steps is None else steps, seed=seed), on_step)

@@ -1,6 +1,5 @@
 """Commands that make what sweeps run: checkpoints, students, what solvers learn."""
 
-import os
 import shlex
 import sys
 import warnings
@@ -37,35 +36,19 @@ def doctor() -> None:
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="digits, digits_features or gmm")],
+    name: Annotated[str, typer.Argument(help="digits, digits_features, gmm, cifar10_jpeg or cifar10_jpeg_features")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the weights; default trained/<name>.")] = None,
     steps: Annotated[Any, typer.Option("--steps", parser=whole, metavar="N", help="Other than the recipe's.")] = None,
     seed: Annotated[Any, typer.Option("--seed", parser=whole, metavar="N", help="Of weights and batches.")] = "0",
+    batch: Annotated[Any, typer.Option("--batch", parser=whole, metavar="N", help="Other than the recipe's.")] = None,
+    precision: Annotated[str, typer.Option("--precision", help="fp32, or bf16 (mixed).")] = "fp32",
+    device: Device = "cpu",
 ) -> None:
-    """Make a shipped checkpoint again by its recipe, with its model card."""
-    from rich.console import Console
+    """Make a shipped checkpoint again by its recipe, with its model card; photographs' go on where they broke off."""
+    from bench.training import Order, run
 
-    from bench.checkpoints.training import RECIPES, run_recipe
-    from bench.errors import UsageError
-    from bench.progress import training_progress
-    from solvers import did_you_mean
-
-    if name not in RECIPES:
-        raise did_you_mean("recipe", name, list(RECIPES))
-    if steps is not None and steps < 1:
-        raise UsageError(f"--steps {steps}: give at least 1")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"--seed {seed}: give a whole number from 0 to 2^63 - 1")
-    folder = out or Path("trained") / name
-    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--out {folder} is there already: give a new or empty folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {folder} cannot be made: {error.strerror}") from error
-    with training_progress(Console(stderr=True), name, steps or RECIPES[name][1].steps) as on_step:
-        run_recipe(name, folder, steps, seed, on_step)
-    print(f"wrote {folder}")
+    run(Order(name, out or Path("trained") / name, steps, batch, seed, precision, device))
+    print(f"wrote {out or Path('trained') / name}")
 
 
 @app.command()

@@ -21,12 +21,12 @@ ENGINES = {"local": None, "ray": "bench.executors.ray", "slurm": "bench.executor
 class Engine(Protocol):
     """Takes work and gives what it comes back with, in whatever order that ends.
 
-    `slots` is how much it takes at a time, and `blocks` how many blocks of samples are worth a piece of work of their
-    own.  A piece whose worker vanishes is done again.
+    `slots` is how much it takes at a time, and `piece` how many samples are worth a piece of work of their own,
+    though one has whole blocks.  A piece whose worker vanishes is done again.
     """
 
     slots: int
-    blocks: int
+    piece: int
 
     def submit(self, work: Work, alone: bool = False) -> Future[Outcome]:
         """Have work done; `alone` with a whole device to itself."""

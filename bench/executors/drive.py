@@ -89,8 +89,8 @@ class Drive:
         return False
 
     def _cut(self, cell: Cell) -> None:
-        """Into pieces of as many blocks as the engine likes; the only one, or one more, makes the numbers."""
-        size = self.engine.blocks * self.batch
+        """Into pieces as large as the engine likes; the only one, or one more, makes the numbers."""
+        size = max(1, round(self.engine.piece / self.batch)) * self.batch
         pieces = [(start, min(start + size, cell.samples)) for start in range(0, cell.samples, size)]
         self._open[cell.key] = Open(cell, len(pieces))
         for start, stop in pieces:

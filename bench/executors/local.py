@@ -12,7 +12,7 @@ from bench.worker import Outcome, Work, Worker
 class Local:
     """The engine that needs nothing else; `worker` makes one of so many workers."""
 
-    blocks = 1
+    piece = 1
 
     def __init__(self, worker: Callable[[], Worker], workers: int) -> None:
         self.slots = workers

@@ -26,7 +26,7 @@ try:
 except ImportError as error:
     raise UsageError("engine ray needs the package ray: pip install 'fewstep[ray]'") from error
 
-BLOCKS = 4  # a task, which costs some ms where a block takes 0.1 s and more; 50,000 samples have 100 of 500
+PIECE = 2000  # samples a task, which costs some ms where they take a second and more
 RETRIES = 3  # of a task whose worker vanished
 PATIENCE = 10.0  # seconds for a cluster's head to answer
 SETTINGS = 4  # a frame of HTTP/2
@@ -44,7 +44,7 @@ class Ray:
     beside it, and so many `threads`.
     """
 
-    blocks = BLOCKS
+    piece = PIECE
 
     def __init__(self, place: Place, gpus: int, machine: int, threads: int, slots: int, ours: bool) -> None:
         self.slots, self._ours, self._place = slots, ours, ray.put(place)

@@ -86,7 +86,7 @@ class Slurm:
     cluster: str
     slots: int
     parameters: Mapping[str, Any]
-    blocks: int = 40  # a job costs seconds before its first sample
+    piece: int = 20_000  # samples: a job costs seconds before its first sample
     _queue: SimpleQueue[Sent] = field(default_factory=SimpleQueue)
     _running: list[Sent] = field(default_factory=list)
     _closing: threading.Event = field(default_factory=threading.Event)

@@ -28,7 +28,7 @@ class Threads:
     job: Job
     before: Callable[[Samples], None] = lambda work: None
     slots: int = 3
-    blocks: int = 2
+    piece: int = 20
     begun: list[Samples] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ def test_pieces_of_any_size_that_end_in_any_order_give_the_same_records(
     whole: Job, tmp_path: Path, blocks: int
 ) -> None:
     job, chance = job_in(tmp_path / "run"), random.Random(blocks)
-    engine = Threads(job, lambda work: time.sleep(chance.uniform(0, 0.05)), blocks=blocks)
+    engine = Threads(job, lambda work: time.sleep(chance.uniform(0, 0.05)), piece=10 * blocks)
     drive = drive_of(job, engine)
     drive.run(job.cells)
     assert drive.failures == []
@@ -104,7 +104,7 @@ def test_a_failing_piece_ends_its_cell_and_no_other(whole: Job, tmp_path: Path) 
 
 def test_a_cells_time_is_that_of_all_its_pieces(tmp_path: Path) -> None:
     job = job_in(tmp_path / "run")
-    engine = Threads(job, slots=1, blocks=1)
+    engine = Threads(job, slots=1, piece=10)
     drive_of(job, engine, seconds=100.0).run(job.cells[:1])
     left = [work.seconds for work in engine.begun]
     assert len(left) == 6

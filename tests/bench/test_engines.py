@@ -66,7 +66,7 @@ def done(job: Job, blocks: int | None = None) -> Store:
     """What a job left behind, done in pieces of so many blocks."""
     job.open()
     if blocks:
-        job.engine.blocks = blocks
+        job.engine.piece = blocks * job.batch
     assert job.run("test") == []
     assert job.measure(lambda text: None) == []
     assert not (job.store.folder / "chunks").exists()

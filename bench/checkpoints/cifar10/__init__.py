@@ -1,0 +1,1 @@
+"""Photographs: CIFAR-10 as JPEG copies, a denoiser of them and what trains it."""

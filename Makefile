@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test lint bench browser docs gate
+.PHONY: sweep test lint bench browser docs gate gpu
 sweep: .venv/installed
 	$(BIN)/fewstep sweep
 
@@ -25,6 +25,10 @@ gate: .venv/installed  # against tests/gate/baseline.json; alone, since it measu
 bench: .venv/installed
 	$(BIN)/python -m pytest tests/perf --benchmark-only -s --benchmark-json=.benchmark.json
 	$(BIN)/python tests/perf/table.py .benchmark.json > results/speed.md
+
+gpu: .venv/installed  # photographs, from nothing to tables; FEWSTEP_CIFAR10 names the images, and it goes on if killed
+	results/cifar10_jpeg.sh
+	$(BIN)/python -m pytest tests/gpu
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

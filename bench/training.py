@@ -1,7 +1,8 @@
 """`fewstep train`: the shipped weights made again, everything checked first."""
 
 import os
-from dataclasses import dataclass, replace
+import shlex
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from bench.checkpoints import training as short
@@ -28,6 +29,13 @@ class Order:
     precision: str = "fp32"
     device: str = "cpu"
 
+    @property
+    def command(self) -> str:
+        """What trains the same again, wherever it is to lie."""
+        given = [(f.name, getattr(self, f.name), f.default) for f in fields(self) if f.name not in ("name", "out")]
+        words = [(f"--{name}", str(value)) for name, value, usual in given if value != usual]
+        return shlex.join(["fewstep", "train", self.name, *(word for pair in words for word in pair)])
+
 
 def run(order: Order) -> None:
     """Train, or go on, to the end; raises UsageError before anything is written, UnknownNameError for the name."""
@@ -45,7 +53,7 @@ def run(order: Order) -> None:
     _make(order.out, resumes)
     with training_progress(stderr_console(), order.name, recipe.steps) as on_step:
         if resumes:
-            long.train(order.name, order.out, recipe, device, PRECISIONS[order.precision], on_step)
+            long.train(order.name, order.out, recipe, device, PRECISIONS[order.precision], order.command, on_step)
         else:
             short.RECIPES[order.name][0](order.out, recipe, on_step)
 

@@ -18,6 +18,8 @@ CHECKPOINTS = Registry(
     "fewstep.checkpoints",
     {"digits": "bench.checkpoints.digits:load", "gmm": "bench.checkpoints.gmm:load"},
 )
+NOT_SHIPPED = {"cifar10_jpeg": "bench.checkpoints.cifar10.teacher:load"}  # kinds whose weights are not here
+KINDS = Registry("kind of checkpoint", "fewstep.checkpoints", CHECKPOINTS.builtin | NOT_SHIPPED)
 HUB = "hub:"
 LOADERS = {  # by what is in a folder, or by how a file's name ends
     "model_index.json": "bench.checkpoints.pipelines:load",
@@ -68,7 +70,7 @@ def _of_bundle(folder: Path, options: Mapping[str, Option]) -> Checkpoint:
     if kind == "student":
         raise UsageError(f"{folder} holds a student, which is swept among solvers, on its teacher: --solvers {folder}")
     try:
-        found: Checkpoint = CHECKPOINTS.get(kind)(read_bundle(folder))
+        found: Checkpoint = KINDS.get(kind)(read_bundle(folder))
     except (KeyError, TypeError, RuntimeError) as error:
         raise UsageError(
             f"{folder} does not hold a checkpoint of kind {kind!r}: {str(error).splitlines()[0]}"

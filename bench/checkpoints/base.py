@@ -72,7 +72,8 @@ class Checkpoint:
     (N, C, H, W) uint8 to compare with; of a known distribution, `moments` gives the mean and covariance and `draw`
     samples: (seed, start, count) -> (count, *shape), float64.  `training` draws what students are shown.  `apart` names
     work that is needed beside the network's calls, such as decoding latents, and timed apart: (device, batch) -> what
-    is timed.  `reopen` gives the same checkpoint with further options, as a student's weights are.
+    is timed.  `references` are what samples are compared with, as `--reference` names it, where nothing else is asked
+    for.  `reopen` gives the same checkpoint with further options, as a student's weights are.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Checkpoint:
     image_shape: tuple[int, ...] = ()
     scale_as_input: bool = False
     knows_no_class: bool = True
+    references: tuple[str, ...] = ()
     training: Data | None = None
     reopen: Callable[[Mapping[str, solvers.Option]], "Checkpoint"] | None = None
 

@@ -1,10 +1,15 @@
-"""A bundle: a folder with weights (model.safetensors) and a card (card.json) that carries their digest."""
+"""A bundle: a folder with weights and a card (card.json) that carries their digest.
+
+Weights lie in model.safetensors or, where that were too large for a repository of code, in several files of at most
+16 MB, model-00001-of-00003.safetensors and so on.
+"""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -14,6 +19,9 @@ from bench.errors import UsageError
 from bench.files import read_small, sha256, write_atomically, write_json
 
 BUNDLED = Path(__file__).parent / "weights"
+SHARD = 16_000_000  # bytes a file at most, unless a single tensor has more
+WEIGHTS = "model*.safetensors"
+HEADER = 250_000  # of those, left for what a file says of its tensors
 
 
 @dataclass(frozen=True)
@@ -27,9 +35,24 @@ class Bundle:
 
 def write_bundle(folder: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
     """Write weights and card; the card gets the weights' digest."""
-    data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    write_atomically(folder / "model.safetensors", lambda file: file.write(data))
-    write_json(folder / "card.json", {**card, "sha256": sha256(data)})
+    from huggingface_hub import split_torch_state_dict_into_shards  # slow to load, and reading needs none of it
+
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    split = split_torch_state_dict_into_shards(
+        whole, filename_pattern="model{suffix}.safetensors", max_shard_size=SHARD - HEADER
+    )
+    shards = {
+        name: save({tensor: whole[tensor] for tensor in held}) for name, held in split.filename_to_tensors.items()
+    }
+    for name, data in shards.items():
+        write_atomically(folder / name, partial(_write, data))
+    for other in {path.name for path in folder.glob(WEIGHTS)} - shards.keys():  # of weights that were cut otherwise
+        (folder / other).unlink()
+    write_json(folder / "card.json", {**card, "sha256": sha256(b"".join(shards[name] for name in sorted(shards)))})
+
+
+def _write(data: bytes, file: BinaryIO) -> None:
+    file.write(data)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -47,15 +70,15 @@ def read_bundle(folder: Path) -> Bundle:
     """Read a bundle back; raises UsageError when a file is missing or the weights are not the card's."""
     card, weights = read_card(folder), folder / "model.safetensors"
     try:
-        data = weights.read_bytes()
+        shards = [path.read_bytes() for path in sorted(folder.glob(WEIGHTS)) or [weights]]
     except OSError as error:
         raise UsageError(f"cannot read {weights}: {error.strerror}") from error
-    digest = sha256(data)
+    digest = sha256(b"".join(shards))
     if digest != card["sha256"]:
         raise UsageError(
             f"{weights} is corrupted: its SHA-256 is {digest[:12]}…, the card says {str(card['sha256'])[:12]}…"
         )
     try:
-        return Bundle(load(data), card, digest)
+        return Bundle({name: tensor for data in shards for name, tensor in load(data).items()}, card, digest)
     except SafetensorError as error:
         raise UsageError(f"{weights} is not a safetensors file: {error}") from error

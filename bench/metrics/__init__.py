@@ -15,6 +15,7 @@ METRICS = Registry(
     "fewstep.metrics",
     {
         "frechet_digits": "bench.metrics.frechet:FrechetDigits",
+        "frechet_cifar10_jpeg": "bench.metrics.frechet:FrechetCIFAR10",
         "frechet_pixels": "bench.metrics.frechet:FrechetPixels",
         "frechet_exact": "bench.metrics.frechet:FrechetExact",
         "trajectory": "bench.metrics.trajectory:TrajectoryError",

@@ -17,6 +17,7 @@ FEATURES = Registry(
         "digits": "bench.metrics.digits_features:Digits",
         "digits_logits": "bench.metrics.digits_features:Digits",
         "pixels": "bench.metrics.features:Pixels",
+        "cifar10_jpeg": "bench.metrics.cifar10_features:Photographs",
         "first_pixels": "bench.metrics.features:FirstPixels",
         "states": "bench.metrics.features:States",
         "first_states": "bench.metrics.features:FirstStates",

@@ -52,6 +52,12 @@ class FrechetDigits(Frechet):
     name, needs, layer = "frechet_digits", "8x8 grey images", "digits"
 
 
+class FrechetCIFAR10(Frechet):
+    """Between features of the shipped classifier of CIFAR-10 (JPEG copy): never to be compared with a FID."""
+
+    name, needs, layer = "frechet_cifar10_jpeg", "32x32 RGB images", "cifar10_jpeg"
+
+
 class FrechetExact(Frechet):
     """Between the states themselves, against the distribution's exact mean and covariance."""
 

@@ -182,7 +182,7 @@ def source_of(context: Context, text: str) -> Source:
 
 def _find(context: Context, extractor: Extractor, layer: str, need: Need) -> Reference:
     checkpoint, reasons = context.checkpoint, []
-    for text in context.references:
+    for text in context.references or checkpoint.references:
         source = source_of(context, text)
         check_shape(text, source, checkpoint)
         try:

@@ -24,7 +24,7 @@ from bench.metrics.cifar10_features import PhotoClassifier
 from distill.denoising import DenoisingLoss
 from distill.trainer import Recipe, initialise
 
-DENOISER = Recipe(steps=24_000, batch=512, lr=1e-3, ema=0.9995, warmup=1000, clip=1.0)
+DENOISER = Recipe(steps=12_000, batch=512, lr=1e-3, ema=0.9995, warmup=1000, clip=1.0)
 CLASSIFIER = Recipe(steps=3120, batch=256, lr=4e-3, ema=0.995, weight_decay=0.05, warmup=200)
 LABEL_DROPOUT = 0.1
 SHIFT = 4  # pixels that photographs are moved by at most, for the classifier
@@ -100,8 +100,13 @@ MAKERS = {
 }
 
 
-def train(name: str, out: Path, recipe: Recipe, device: torch.device, precision: str, on_step: OnStep) -> None:
-    """Train, or go on, to the end, and write the bundle with its card; raises UsageError and FloatingPointError."""
+def train(
+    name: str, out: Path, recipe: Recipe, device: torch.device, precision: str, command: str, on_step: OnStep
+) -> None:
+    """Train, or go on, to the end, and write the bundle with its card, which names the command.
+
+    Raises UsageError, and FloatingPointError, naming the step, when the loss stops being finite.
+    """
     maker = MAKERS[name]
     network = maker.network()
     initialise(network, recipe.seed)
@@ -116,7 +121,7 @@ def train(name: str, out: Path, recipe: Recipe, device: torch.device, precision:
         "checkpoint": name,
         "data": NAME,
         "recipe": asdict(recipe),
-        "precision": precision,
+        "mixed_precision": precision,
         "seconds": round(training.seconds, 1),
         "images_a_second": round(recipe.steps * recipe.batch / training.seconds, 1),
         "parameters": sum(p.numel() for p in averaged.parameters()),
@@ -125,7 +130,7 @@ def train(name: str, out: Path, recipe: Recipe, device: torch.device, precision:
         "made_with": {key: made[key] for key in ("versions", "commit", "device", "threads")},
     }
     write_bundle(out, half, card)
-    write_readme(out, name, f"fewstep train {name}")
+    write_readme(out, name, command)
 
 
 def _mirrored(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -3,32 +3,47 @@
 import shlex
 import sys
 import time
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.cli.app import app
 from bench.cli.options import (
+    Address,
     Backend,
     Batch,
     Checkpoints,
     Device,
     File,
     Folder,
+    Kept,
     Layout,
     Metrics,
     Nfe,
     Out,
+    Png,
     Precision,
     PromptFile,
     Reference,
+    RunBy,
     Samples,
     Scales,
     Seed,
     Set,
+    Slurm,
     Solvers,
+    Timeout,
     Weights,
+    Workers,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from bench.runner import Job
+
+KEYS = (  # of sweep files, that have an option each
+    "checkpoint", "solvers", "nfe", "samples", "seed", "guidance", "prompts", "precision", "layout", "backend",
+    "metrics", "reference", "inception_weights",
 )  # fmt: skip
 
 
@@ -45,17 +60,18 @@ def _pairs(settings: list[str]) -> dict[str, str]:
     return found
 
 
-def _given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+def _given(parameters: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     """What the command line gives in place of a sweep file's keys, by its options and by --set key=value."""
     from bench.errors import UsageError
     from bench.yamlfile import Node, read_value
 
-    given = Node.of({k: v for k, v in options.items() if v is not None})
+    options = {key: parameters[key] for key in KEYS if parameters[key] is not None}
+    given = Node.of(options)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not all(words := key.strip().split(".")):
             raise UsageError(f"--set {setting!r} is not of the form key=value, as latency.rounds=9 is")
-        if options.get(words[0]) is not None:
+        if words[0] in options:
             raise UsageError(f"--set {setting!r}: --{words[0].replace('_', '-')} is given too")
         try:
             value = read_value(text)
@@ -70,6 +86,7 @@ def _given(options: dict[str, Any], settings: list[str]) -> dict[str, Any]:
 
 @app.command()
 def sweep(
+    context: typer.Context,
     file: File = None,
     checkpoint: Checkpoints = None,
     solvers: Solvers = None,
@@ -88,15 +105,13 @@ def sweep(
     device: Device = "auto",
     batch: Batch = None,
     out: Out = None,
-    png: Annotated[Path | None, typer.Option("--png", help="A folder to write every new sample to as PNG.")] = None,
-    run_by: Annotated[str, typer.Option("--engine", help="What does the work: local, ray, slurm.")] = "local",
-    workers: Annotated[int | None, typer.Option("--workers", help="How many work at a time; default all.")] = None,
-    address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster that runs.")] = None,
-    slurm: Annotated[list[str], typer.Option("--slurm", metavar="KEY=VALUE", help="For sbatch.")] = (),  # type: ignore[assignment]
-    keep: Annotated[
-        str, typer.Option("--keep", help="Of features on disk: features, float16, moments, nothing.")
-    ] = "features",
-    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds that a cell may take.")] = None,
+    png: Png = None,
+    run_by: RunBy = "local",
+    workers: Workers = None,
+    address: Address = None,
+    slurm: Slurm = None,
+    keep: Kept = "features",
+    timeout: Timeout = None,
 ) -> None:
     """Run a sweep, or what is left of it, and write its tables and plots.  Exit code 1 when a cell failed.
 
@@ -107,17 +122,18 @@ def sweep(
 
     start_server()  # first, so that its imports run beside ours
     from bench.executors import How
+    from bench.sweeps import prepare_all
+
+    how = How(run_by, workers, address, _pairs(slurm or []), keep, timeout, png)  # type: ignore[arg-type]
+    _run(prepare_all(file, _given(context.params, settings), device, out, batch, how), began)
+
+
+def _run(jobs: Sequence["Job"], began: float) -> None:
+    """Raises typer.Exit with 1 when a cell failed, and as the shell knows it when a signal asked for an end."""
     from bench.progress import stderr_console
     from bench.stopping import Interrupted
-    from bench.sweeps import prepare_all, run_all
+    from bench.sweeps import run_all
 
-    options = {
-        "checkpoint": checkpoint, "solvers": solvers, "nfe": nfe, "samples": samples, "seed": seed,
-        "guidance": guidance, "prompts": prompts, "precision": precision, "layout": layout, "backend": backend,
-        "metrics": metrics, "reference": reference, "inception_weights": inception_weights,
-    }  # fmt: skip
-    how = How(run_by, workers, address, _pairs(slurm), keep, timeout, png)  # type: ignore[arg-type]
-    jobs = prepare_all(file, _given(options, settings), device, out, batch, how)
     try:
         if run_all(jobs, shlex.join(["fewstep", *sys.argv[1:]]), stderr_console(), began):
             raise typer.Exit(1)
@@ -127,6 +143,7 @@ def sweep(
 
 @app.command()
 def plan(
+    context: typer.Context,
     file: File = None,
     checkpoint: Checkpoints = None,
     solvers: Solvers = None,
@@ -150,12 +167,7 @@ def plan(
     from bench.show import print_plan
     from bench.sweeps import prepare_all
 
-    options = {
-        "checkpoint": checkpoint, "solvers": solvers, "nfe": nfe, "samples": samples, "seed": seed,
-        "guidance": guidance, "prompts": prompts, "precision": precision, "layout": layout, "backend": backend,
-        "metrics": metrics, "reference": reference, "inception_weights": inception_weights,
-    }  # fmt: skip
-    for job in prepare_all(file, _given(options, settings), device, out, batch):
+    for job in prepare_all(file, _given(context.params, settings), device, out, batch):
         print_plan(job)
 
 

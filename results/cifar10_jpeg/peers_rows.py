@@ -1,4 +1,4 @@
-"""What a row of the comparison is of: a scheduler of diffusers and Fewstep's solver of the same method, run side by side."""
+"""What a row of the comparison is: a scheduler of diffusers and Fewstep's solver of the same method, side by side."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,11 @@ import diffusers
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_fid import (  # type: ignore[import-untyped]
+    KEY_METRIC_FID,
+    fid_features_to_statistics,
+    fid_statistics_to_metric,
+)
 
 import solvers
 from bench.checkpoints import Checkpoint, Task, load
@@ -44,7 +48,7 @@ class Pair:
     scheduler: str
     solver: str
     config: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, solvers.Option] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     edm: bool = False
     vp: bool = False
 
@@ -115,6 +119,7 @@ class Comparison:
         if not isinstance(metric, Frechet):
             raise UsageError(f"checkpoint {asked.checkpoint}: its metric {metric.name} is no Frechet distance")
         self.metric, self.network = metric, replica(self.c.network, self.device, torch.float32)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # cuDNN's default is to round
         self.settings = {
             "checkpoint": self.c.name, "digest": self.c.digest, "metric": metric.name, "seed": SEED,
             "samples": asked.samples, "batch": asked.batch, "rounds": asked.rounds,
@@ -138,7 +143,7 @@ class Comparison:
         return [found[side] for side in SIDES], [ms[side] for side in SIDES]
 
     def row(self, pair: Pair, plan: solvers.Plan) -> Row:
-        """A round a batch, and rounds of the first batch again where more were asked for, which are timed alone."""
+        """A round a batch; where more are asked for, the first batch again, for its time alone."""
         self.once(pair, plan, 0, 0)  # warms up
         features: list[list[Any]] = [[], []]
         ms, largest, squares = [], 0.0, []

@@ -49,7 +49,7 @@ def denoiser() -> nn.Module:
             nn.init.zeros_(module.conv1.weight)
             if module.heads:
                 nn.init.zeros_(module.proj.weight)
-    nn.init.zeros_(network.model.dec["32x32_aux_conv"].weight)  # type: ignore[union-attr, operator, index]
+    nn.init.zeros_(network.get_submodule("model.dec.32x32_aux_conv").weight)
     return network
 
 

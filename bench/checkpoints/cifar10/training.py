@@ -135,7 +135,7 @@ def train(
 
 def _mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
     """Bytes (B, 3, H, W) in [-1, 1], each mirrored or not."""
-    x = images.float() / 127.5 - 1
+    x = images.to(torch.float32, memory_format=torch.channels_last) / 127.5 - 1
     mirrored = torch.rand(len(x), generator=generator, device=x.device) < 0.5
     return torch.where(mirrored[:, None, None, None], x.flip(3), x)
 

@@ -1,4 +1,4 @@
-"""For all tests: the same examples of hypothesis every time, a cache that is nobody's, and a browser."""
+"""For all tests: the same examples of hypothesis every time, a cache that is nobody's, a browser, and processes."""
 
 import os
 import shutil
@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.chaos.nest import Nest, nest
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 settings.register_profile("fewstep", max_examples=60, deadline=None, derandomize=True)
 settings.load_profile("fewstep")
 os.environ["FEWSTEP_CACHE"] = tempfile.mkdtemp(prefix="fewstep-cache-")
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Nest]:
+    """Processes of the command line that import nothing: most of a short one's time goes into importing torch."""
+    with nest() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

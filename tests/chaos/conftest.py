@@ -1,10 +1,8 @@
 """Real processes to do harm to, and one run that nothing happened to."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.chaos.nest import Nest, nest
+from tests.chaos.nest import Nest
 from tests.chaos.stories import Story, story
 
 
@@ -16,12 +14,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def long(request: pytest.FixtureRequest) -> bool:
     """Whether there is time for more of the same."""
     return bool(request.config.getoption("--long"))
-
-
-@pytest.fixture(scope="session")
-def forks() -> Iterator[Nest]:
-    with nest() as made:
-        yield made
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing import forkserver, process
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
@@ -26,12 +27,14 @@ LOOK = 0.005  # seconds between looks for a process's end
 
 @dataclass(frozen=True)
 class Request:
-    """A command line in a folder, with what it says in a file; `world` names functions of tests.chaos.world, with
-    their arguments, that change what surrounds it before it begins."""
+    """A command line in a folder, with what it says in files, which may be one; `world` names functions of
+    tests.chaos.world, with their arguments, that change what surrounds it before it begins."""
 
     arguments: list[str]
     folder: str
-    says: str
+    out: str
+    err: str
+    environment: Mapping[str, str]
     world: Mapping[str, list[Any]] = field(default_factory=dict)
 
 
@@ -78,10 +81,9 @@ class Nest:
     """The process that forks; `before` is a command line that starts it, such as one that gives it disks of its own."""
 
     def __init__(self, before: tuple[str, ...] = ()) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         command = [*before, sys.executable, "-m", "tests.chaos.nest"]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment, text=True, bufsize=1
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=_environment(), text=True, bufsize=1
         )
         self._started = 0
         self.pid: int = self.ask(None)
@@ -97,9 +99,13 @@ class Nest:
         """Fork a command line in a folder; `world` is as in a Request."""
         self._started += 1
         says = folder / f".says-{self._started}"
-        request = Request(list(map(str, arguments)), str(folder), str(says), world)
-        says.touch()
-        return Process(self, self.ask(asdict(request)), says)
+        return self._begin(arguments, folder, says, says, world)
+
+    def _begin(self, words: tuple[str | Path, ...], folder: Path, out: Path, err: Path, world: Any) -> Process:
+        out.touch()
+        err.touch()
+        request = Request(list(map(str, words)), str(folder), str(out), str(err), _environment(), world)
+        return Process(self, self.ask(asdict(request)), out)
 
     def run(self, *arguments: str | Path, folder: Path, **world: list[Any]) -> Process:
         """As `start`, and wait for its end."""
@@ -107,10 +113,22 @@ class Nest:
         process.done()
         return process
 
+    def answer(self, *arguments: str | Path, cwd: Path, **world: list[Any]) -> subprocess.CompletedProcess[str]:
+        """As subprocess.run does with the installed command, its output captured."""
+        with TemporaryDirectory() as place:
+            out, err = Path(place, "out"), Path(place, "err")
+            code = self._begin(arguments, cwd, out, err, world).done()
+            said = [path.read_bytes().decode() for path in (out, err)]
+        return subprocess.CompletedProcess(arguments, code, *said)
+
     def close(self) -> None:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait()
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
@@ -175,11 +193,12 @@ def _become(request: Request) -> None:
 
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         signal.signal(number, handler)  # a shell's background processes ignore the first
+    os.environ.clear()
+    os.environ.update(request.environment)
     os.chdir(request.folder)
     process.ORIGINAL_DIR = request.folder  # where multiprocessing believes that this process began
-    says = os.open(request.says, os.O_WRONLY | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(says, stream)
+    for stream, path in ((1, request.out), (2, request.err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = ["fewstep", *request.arguments]
     code = 70

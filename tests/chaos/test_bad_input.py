@@ -1,6 +1,5 @@
 """Bad input is one line on stderr and exit code 2, whatever it is, and nothing on the disk is another afterwards."""
 
-import os
 import resource
 import subprocess
 import sys
@@ -21,7 +20,9 @@ from bench.forkserver import start_server
 from tests.chaos.asked import Answer, ask, changes, seen, surroundings
 from tests.chaos.corpus import GOOD, files
 from tests.chaos.lines import lines
+from tests.chaos.nest import Nest
 
+FEWSTEP = Path(sys.executable).parent / "fewstep"
 CASES = [*files(), *lines()]
 BY_NAME = {case.name: case for case in CASES}
 made_once = cache(get_command)
@@ -74,24 +75,24 @@ def test_bad_input_is_refused_in_one_line_and_changes_nothing(name: str, tmp_pat
 
 
 @pytest.mark.parametrize("name", IN_A_PROCESS)
-def test_the_same_in_a_process_of_its_own_with_little_memory(name: str, tmp_path: Path) -> None:
+def test_the_same_in_a_process_of_its_own_with_little_memory(name: str, tmp_path: Path, forks: Nest) -> None:
     case = BY_NAME[name]
     here = surroundings(tmp_path, case.files)
     before = seen(tmp_path)
-    answer = subprocess.run(
-        [sys.executable, "-c", "from bench.cli import main; main()", *map(os.fsencode, case.arguments)],
-        cwd=here, capture_output=True, timeout=120, preexec_fn=_with_little_memory,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
-    said = Answer(answer.returncode, answer.stdout.decode(), answer.stderr.decode(), changes(before, seen(tmp_path)))
+    answer = forks.answer(*case.arguments, cwd=here, memory=[1000], seconds=[20])
+    said = Answer(answer.returncode, answer.stdout, answer.stderr, changes(before, seen(tmp_path)))
     assert said.code == 2, said
     assert is_one_line(said), said.err
     assert (said.out, said.changes) == ("", ())
 
 
-def _with_little_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # of which torch's libraries map more than half
-    resource.setrlimit(resource.RLIMIT_CPU, (40, 40))
+def test_an_argument_that_is_no_text_is_refused_by_the_installed_command(tmp_path: Path) -> None:
+    """As bytes, which the system hands on as they are."""
+    here = surroundings(tmp_path, {})
+    answer = subprocess.run([FEWSTEP, "sweep", b"\xff.yaml"], cwd=here, capture_output=True, timeout=120)
+    assert answer.returncode == 2
+    assert is_one_line(Answer(2, "", answer.stderr.decode(), ()))
+    assert answer.stdout == b""
 
 
 # Anything at all.

@@ -19,6 +19,11 @@ def memory(mib: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (held + mib * 2**20,) * 2)
 
 
+def seconds(cpu: int) -> None:
+    """So many of computing and no more, from its beginning on."""
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu))
+
+
 def files(kib: int) -> None:
     """None larger than this: what a quota does, where no disk can be mounted."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (kib * 1024,) * 2)

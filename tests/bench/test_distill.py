@@ -1,11 +1,7 @@
 """`fewstep distill`: what it writes and refuses, how it goes on, and how sweeps take what comes out."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +20,7 @@ from bench.errors import UsageError
 from bench.students import open_student
 from bench.teaching import own_samples, teacher_of
 from distill.batch import DATA, Draws
+from tests.chaos.nest import Nest
 
 CPU = torch.device("cpu")
 PLUGIN = '''
@@ -182,35 +179,20 @@ def test_a_sweep_takes_a_student_by_its_folder(student: Path, tmp_path: Path) ->
     assert by_solver["ddim", 1] is None
 
 
-def test_killed_and_gone_on_is_the_same_as_never_killed(imitation: str, tmp_path: Path) -> None:
+def test_killed_and_gone_on_is_the_same_as_never_killed(imitation: str, tmp_path: Path, forks: Nest) -> None:
     """kill -9, between two points of the curve, then the same command: the same weights to the bit, the same curve."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    common = [
-        "distill",
-        f"{imitation}:Staged",
-        "--steps",
-        "240",
-        "--points",
-        "12",
-        "--samples",
-        "40",
-        "--device",
-        "cpu",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    fewstep = [sys.executable, "-c", "from bench.cli import main; main()"]
-    subprocess.run([*fewstep, *common, "--out", str(whole)], check=True, env=environment, capture_output=True)
-    process = subprocess.Popen(
-        [*fewstep, *common, "--out", str(broken)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while not (broken / "2step" / "card.json").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    common = ["distill", f"{imitation}:Staged", "--steps", "120", "--points", "12", "--samples", "40"]
+    common += ["--device", "cpu", "--out"]
+    assert forks.run(*common, whole, folder=tmp_path).code == 0
+    process = forks.start(*common, broken, folder=tmp_path)
+    while process.wait(0.01) is None and not (broken / "2step" / "card.json").exists():
+        pass
+    process.send(signal.SIGKILL)
+    assert process.code == -signal.SIGKILL, "the kill came too late to prove anything"
     done = torch.load(broken / "state.pt", weights_only=True)["distillation"]["progress"]["curve"]
     assert 0 < len(done) < 12
-    subprocess.run([*fewstep, *common, "--out", str(broken)], check=True, env=environment, capture_output=True)
+    assert forks.run(*common, broken, folder=tmp_path).code == 0
     for folder in (".", "2step", "4step"):
         a, b = (read_card(root / folder) for root in (whole, broken))
         assert (a["sha256"], a["curve"], a["best"]) == (b["sha256"], b["curve"], b["best"])

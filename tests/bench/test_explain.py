@@ -1,7 +1,6 @@
 """`fewstep explain`: what it prints is what the plan does, and what it draws are the plan's coefficients."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from bench import cli
 from bench.explain import SCHEDULES, explain, table_of
 from bench.explain_picture import check_picture, states_of, weights_of, write_picture
 from solvers.plan import Combine, Evaluate
+from tests.chaos.nest import Nest
 
 LEARNED = Path(__file__).parents[2] / "results" / "tuning" / "learned"
-FEWSTEP = [sys.executable, "-c", "from bench.cli import main; main()"]
 PLANS = {  # of every kind: one step, multistep, singlestep, several calls, corrector, noise, averages, leapfrog
     "ddim": (4, "edm"), "dpmpp_2m": (8, "vp_linear"), "dpm_solver_3": (7, "edm"), "heun": (5, "edm"),
     "unipc": (6, "flow"), "dpmpp_2m_sde": (5, "edm"), "dpmpp_sde": (5, "ddpm"), "ghvb": (6, "edm"), "bdia": (5, "ddpm"),
@@ -34,10 +33,10 @@ def plan_of(text: str) -> solvers.Plan:
 
 
 @pytest.fixture(scope="module")
-def dpmpp(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What a real process prints about dpmpp_2m, and where it ran."""
+def dpmpp(forks: Nest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What a process prints about dpmpp_2m, and where it ran."""
     folder = tmp_path_factory.mktemp("explain")
-    ran = subprocess.run([*FEWSTEP, "explain", "dpmpp_2m", "--nfe", "8"], cwd=folder, capture_output=True, text=True)
+    ran = forks.answer("explain", "dpmpp_2m", "--nfe", "8", cwd=folder)
     assert (ran.returncode, ran.stderr) == (0, "")
     return ran.stdout, folder
 

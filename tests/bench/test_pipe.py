@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.log import read_log
+from tests.chaos.nest import Nest
 
 FEWSTEP = str(Path(sys.executable).parent / "fewstep")
 SWEEP = ["sweep", "--checkpoint", "gmm", "--solvers", "ddim", "--nfe", "2,3", "--samples", "60", "--out", "run"]
@@ -19,6 +20,13 @@ def piped(folder: Path, *arguments: str) -> str:
     """All that a command says in a pipe that asks for colours; it must succeed."""
     command = [FEWSTEP, *arguments]
     done = subprocess.run(command, cwd=folder, env=os.environ | COLOURS, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stderr + done.stdout
+
+
+def forked(forks: Nest, folder: Path, *arguments: str) -> str:
+    """As `piped`, by a process that asks for colours once all is imported: commands make their consoles then."""
+    done = forks.answer(*arguments, cwd=folder, env=COLOURS)
     assert done.returncode == 0, done.stderr
     return done.stderr + done.stdout
 
@@ -55,18 +63,18 @@ def test_its_log_tells_of_every_cell(swept: tuple[Path, str]) -> None:
     assert len({entry["run"] for entry in events}) == 1
 
 
-def test_a_status(swept: tuple[Path, str]) -> None:
-    check(said := piped(swept[0], "status", "run"))
+def test_a_status(swept: tuple[Path, str], forks: Nest) -> None:
+    check(said := forked(forks, swept[0], "status", "run"))
     assert "2 cells done, 0 failed, 0 left" in said
 
 
-def test_a_distillation(tmp_path: Path) -> None:
+def test_a_distillation(tmp_path: Path, forks: Nest) -> None:
     few = {"--steps": 2, "--batch": 8, "--samples": 20, "--points": 1, "--out": "student"}
-    check(said := piped(tmp_path, "distill", "cd", *(str(word) for pair in few.items() for word in pair)))
+    check(said := forked(forks, tmp_path, "distill", "cd", *(str(word) for pair in few.items() for word in pair)))
     assert "wrote student" in said
 
 
-def test_a_tuning(tmp_path: Path) -> None:
+def test_a_tuning(tmp_path: Path, forks: Nest) -> None:
     few = ["--checkpoint", "gmm", "--nfe", "5", "--out", "tuned"]
-    check(said := piped(tmp_path, "tune", "dc_solver(samples=4)", *few))
+    check(said := forked(forks, tmp_path, "tune", "dc_solver(samples=4)", *few))
     assert "network calls on single samples" in said

@@ -1,10 +1,7 @@
 """A measuring session: what it keeps when cells fail, when it is killed, and when it goes on."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,7 @@ from bench.spec import Latency, Sweep
 from bench.store import Store
 from tests.bench.common import read_sweep
 from tests.bench.costly import job
-
-FEWSTEP = str(Path(sys.executable).parent / "fewstep")
+from tests.chaos.nest import Nest
 
 
 @pytest.mark.parametrize("how", ["greedy", "dying"])
@@ -60,18 +56,16 @@ def test_a_cell_that_cannot_be_measured_keeps_its_record(
     assert f"failed: {bad.solver} nfe=5: {attempt['cause']}" in status
 
 
-def test_killed_between_rounds_a_session_goes_on_where_it_was(plugin: str, tmp_path: Path) -> None:
+def test_killed_between_rounds_a_session_goes_on_where_it_was(plugin: str, tmp_path: Path, forks: Nest) -> None:
     (tmp_path / "sweep.yaml").write_text(
         f"checkpoint: {plugin}:sleeping\nsolvers: [ddim, dpmpp_2m]\nnfe: [5]\nsamples: 4\n"
         "metrics: [frechet_exact]\nlatency: {seconds: 0.01, max_batch: 2, rounds: 9}\n"
     )
-    command = [FEWSTEP, "sweep", "sweep.yaml", "--out", "run"]
     session = tmp_path / "run" / "session.json"
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (session.exists() and len(json.loads(session.read_text())["rounds"]) >= 2):
+    process = forks.start("sweep", "sweep.yaml", "--out", "run", folder=tmp_path)
+    while process.wait(0) is None and not (session.exists() and len(json.loads(session.read_text())["rounds"]) >= 2):
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.send(signal.SIGKILL)
     kept = json.loads(session.read_text())
     assert 2 <= len(kept["rounds"]) < 9, "the kill came too late to prove anything"
     store = Store(tmp_path / "run")

@@ -1,7 +1,6 @@
-"""Whole sweeps in real processes: resume after kill -9, failures that do not stop the rest, exit codes, reports."""
+"""Whole sweeps in processes: resume after kill -9, failures that do not stop the rest, exit codes, reports."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+
+from tests.chaos.nest import Nest
 
 FEWSTEP = str(Path(sys.executable).parent / "fewstep")
 DEFINITION = """
@@ -32,10 +33,6 @@ def exploding(p, grid):
 '''
 
 
-def fewstep(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([FEWSTEP, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300)
-
-
 def numbers(folder: Path) -> pd.DataFrame:
     """The table without what the clock and the machine put into it."""
     table = pd.read_parquet(folder / "table.parquet")
@@ -44,10 +41,11 @@ def numbers(folder: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the definition and an uninterrupted run of it, `whole`."""
+    """A folder with the definition and an uninterrupted run of it, `whole`, by the installed command."""
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "sweep.yaml").write_text(DEFINITION)
-    done = fewstep("sweep", "sweep.yaml", "--out", "whole", cwd=folder)
+    command = [FEWSTEP, "sweep", "sweep.yaml", "--out", "whole"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -55,7 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_help_answers_without_loading_torch(tmp_path: Path) -> None:
     code = "import sys, bench.cli; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'pandas', 'matplotlib')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
-    assert "sweep" in fewstep("--help", cwd=tmp_path).stdout
+    assert "sweep" in subprocess.run([FEWSTEP, "--help"], cwd=tmp_path, capture_output=True, text=True).stdout
 
 
 def test_a_run_leaves_tables_plots_and_provenance(finished: Path) -> None:
@@ -75,51 +73,48 @@ def test_a_run_leaves_tables_plots_and_provenance(finished: Path) -> None:
     assert runs[0]["environment"]["versions"]["torch"]
 
 
-def test_killed_at_any_moment_the_same_command_finishes_the_rest_and_nothing_twice(finished: Path) -> None:
+def test_killed_at_any_moment_the_same_command_finishes_the_rest_and_nothing_twice(finished: Path, forks: Nest) -> None:
     killed, cells = finished / "killed", finished / "killed" / "cells"
     for wanted in (1, 4, 9):  # kill again and again, each time a few cells further
-        process = subprocess.Popen(
-            [FEWSTEP, "sweep", "sweep.yaml", "--out", "killed"], cwd=finished, stderr=subprocess.DEVNULL
-        )
-        while process.poll() is None and len(list(cells.glob("*.json"))) < wanted:
+        process = forks.start("sweep", "sweep.yaml", "--out", "killed", folder=finished)
+        while process.wait(0) is None and len(list(cells.glob("*.json"))) < wanted:
             time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.send(signal.SIGKILL)
     before = {path: path.stat().st_mtime_ns for path in cells.glob("*.json")}
     assert 9 <= len(before) < 19, "the kills came too late to prove anything"
-    done = fewstep("sweep", "sweep.yaml", "--out", "killed", cwd=finished)
+    done = forks.answer("sweep", "sweep.yaml", "--out", "killed", cwd=finished)
     assert done.returncode == 0, done.stderr
     assert f"{19 - len(before)} cells to run, {len(before)} done" in " ".join(done.stderr.split())
     assert {path: path.stat().st_mtime_ns for path in before} == before
     pd.testing.assert_frame_equal(numbers(killed), numbers(finished / "whole"))
 
 
-def test_another_definition_is_refused_by_a_finished_folder(finished: Path) -> None:
-    refused = fewstep("sweep", "sweep.yaml", "--out", "whole", "--seed", "1", cwd=finished)
+def test_another_definition_is_refused_by_a_finished_folder(finished: Path, forks: Nest) -> None:
+    refused = forks.answer("sweep", "sweep.yaml", "--out", "whole", "--seed", "1", cwd=finished)
     assert refused.returncode == 2
     assert "was made by another sweep: its seed is [0], not [1]" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
-def test_a_failing_cell_is_recorded_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_failing_cell_is_recorded_and_the_rest_goes_on(tmp_path: Path, forks: Nest) -> None:
     (tmp_path / "exploding.py").write_text(EXPLODING)
     command = ("sweep", "--checkpoint", "gmm", "--samples", "50", "--nfe", "5")
-    failed = fewstep(*command, "--solvers", "exploding.py:exploding,ddim", "--out", "run", cwd=tmp_path)
+    failed = forks.answer(*command, "--solvers", "exploding.py:exploding,ddim", "--out", "run", cwd=tmp_path)
     assert failed.returncode == 1
     assert "failed: gmm exploding.py:exploding nfe=5: not finite: 50 of 50 samples" in " ".join(failed.stderr.split())
     table = pd.read_parquet(tmp_path / "run" / "table.parquet")
     assert set(table["solver"]) == {"ddim"}
     [attempts] = [json.loads(path.read_text()) for path in (tmp_path / "run" / "attempts").iterdir()]
     assert attempts[0]["cause"].startswith("not finite")
-    status = fewstep("status", "run", cwd=tmp_path).stdout
+    status = forks.answer("status", "run", cwd=tmp_path).stdout
     assert "1 cells done, 1 failed, 1 left" in status
     assert "exploding.py:exploding: 0 of 1; left: 5" in status
     assert "failed: exploding.py:exploding nfe=5: not finite" in status
 
 
-def test_latency_and_memory_are_measured(tmp_path: Path) -> None:
+def test_latency_and_memory_are_measured(tmp_path: Path, forks: Nest) -> None:
     few = ("--checkpoint", "gmm", "--samples", "50", "--nfe", "5", "--solvers", "ddim,dpmpp_2m,unipc")
-    done = fewstep("sweep", *few, "--set", "latency.max_batch=64", "--out", "run", cwd=tmp_path)
+    done = forks.answer("sweep", *few, "--set", "latency.max_batch=64", "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     table = pd.read_parquet(tmp_path / "run" / "table.parquet")
     timed = [f"{what}_{at}_ms" for what in ("latency", "network", "solver_overhead") for at in ("batch1", "best")]
@@ -131,11 +126,11 @@ def test_latency_and_memory_are_measured(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "latency.png").exists()
 
 
-def test_report_rewrites_the_same_files_from_records_alone(finished: Path) -> None:
+def test_report_rewrites_the_same_files_from_records_alone(finished: Path, forks: Nest) -> None:
     run = finished / "whole"
     names = ["table.csv", "table.parquet", "leaderboard.md", "quality.png", "quality.svg"]
     before = {name: (run / name).read_bytes() for name in names}
     for name in names:
         (run / name).unlink()
-    assert fewstep("report", "whole", cwd=finished).returncode == 0
+    assert forks.answer("report", "whole", cwd=finished).returncode == 0
     assert {name: (run / name).read_bytes() for name in names} == before

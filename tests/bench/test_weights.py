@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,8 +26,8 @@ from bench.metrics.weights import WeightsFile, digest_of, reachable, read_state
 from bench.show import print_list
 from bench.store import Store
 from tests.bench.pictures import context, pictures, save
+from tests.chaos.nest import Nest
 
-FEWSTEP = str(Path(sys.executable).parent / "fewstep")
 IMAGES = pictures(0, 2, (3, 8, 8))
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -255,31 +253,26 @@ def test_the_middle_square_is_what_clip_sees() -> None:
     assert (clip.square(image, 8) == 200).all()
 
 
-def fewstep(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [FEWSTEP, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, env=os.environ | environment
-    )
-
-
 OFFLINE = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 
 
-def test_a_sweep_offline_without_weights_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
-    done = fewstep("sweep", "--metrics", "fid", cwd=tmp_path, TORCH_HOME=str(tmp_path / "torch"), **OFFLINE)
+def test_a_sweep_offline_without_weights_is_one_line_and_writes_nothing(tmp_path: Path, forks: Nest) -> None:
+    env = OFFLINE | {"TORCH_HOME": str(tmp_path / "torch")}
+    done = forks.answer("sweep", "--metrics", "fid", cwd=tmp_path, env=env)
     assert done.returncode == 2
     assert done.stderr.startswith(f"fewstep: features 'inception' need {WEIGHTS.name}, which is not here")
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_takes_fid_by_the_weights_it_is_given(inceptions: Path, tmp_path: Path) -> None:
+def test_a_sweep_takes_fid_by_the_weights_it_is_given(inceptions: Path, tmp_path: Path, forks: Nest) -> None:
     """Four digits against four others, by a random network: the number means nothing, the rest of the record does."""
     save(pictures(0, 4, (1, 8, 8)), tmp_path / "real")
     (tmp_path / "sweep.yaml").write_text(
         "solvers: [ddim]\nnfe: [5]\nsamples: 4\nlatency: false\nmetrics: [fid]\nreference: real\n"
         f"inception_weights: {inceptions}\n"
     )
-    done = fewstep("sweep", "sweep.yaml", "--out", "run", cwd=tmp_path, **OFFLINE)
+    done = forks.answer("sweep", "sweep.yaml", "--out", "run", cwd=tmp_path, env=OFFLINE)
     assert done.returncode == 0, done.stderr
     assert "4 samples for 2048 features" in " ".join(done.stderr.split())
     [record] = Store(tmp_path / "run").records()

@@ -101,10 +101,13 @@ class Nest:
         says = folder / f".says-{self._started}"
         return self._begin(arguments, folder, says, says, world)
 
-    def _begin(self, words: tuple[str | Path, ...], folder: Path, out: Path, err: Path, world: Any) -> Process:
+    def _begin(
+        self, words: tuple[str | Path, ...], folder: Path, out: Path, err: Path, world: Any,
+        env: Mapping[str, str] | None = None,
+    ) -> Process:  # fmt: skip
         out.touch()
         err.touch()
-        request = Request(list(map(str, words)), str(folder), str(out), str(err), _environment(), world)
+        request = Request(list(map(str, words)), str(folder), str(out), str(err), _environment() | (env or {}), world)
         return Process(self, self.ask(asdict(request)), out)
 
     def run(self, *arguments: str | Path, folder: Path, **world: list[Any]) -> Process:
@@ -113,11 +116,13 @@ class Nest:
         process.done()
         return process
 
-    def answer(self, *arguments: str | Path, cwd: Path, **world: list[Any]) -> subprocess.CompletedProcess[str]:
-        """As subprocess.run does with the installed command, its output captured."""
+    def answer(
+        self, *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None, **world: list[Any]
+    ) -> subprocess.CompletedProcess[str]:
+        """As subprocess.run does with the installed command, its output captured; `env` is added to ours."""
         with TemporaryDirectory() as place:
             out, err = Path(place, "out"), Path(place, "err")
-            code = self._begin(arguments, cwd, out, err, world).done()
+            code = self._begin(arguments, cwd, out, err, world, env or {}).done()
             said = [path.read_bytes().decode() for path in (out, err)]
         return subprocess.CompletedProcess(arguments, code, *said)
 

@@ -22,6 +22,7 @@ from bench.cli import app, main
 from bench.gate.baseline import Baseline, read_baseline, read_recordings, write_baseline
 from bench.gate.gate import Check, Gate, named
 from bench.gate.update import update
+from tests.chaos.nest import Nest
 
 pytest_plugins = "pytester"
 
@@ -104,8 +105,8 @@ def faults(found: Sequence[Check]) -> dict[tuple[str, str], str]:
     }
 
 
-def test_nothing_changed_and_all_holds(folder: Path) -> None:
-    done = fewstep("gate", "--baseline", "baseline.json", "mine.yaml", cwd=folder)
+def test_nothing_changed_and_all_holds(folder: Path, forks: Nest) -> None:
+    done = forks.answer("gate", "--baseline", "baseline.json", "mine.yaml", cwd=folder, env={"COLUMNS": "200"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "9 of 9 checks hold" in done.stdout
     assert "failed" not in done.stdout

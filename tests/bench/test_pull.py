@@ -3,12 +3,10 @@
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from bench.checkpoints.repository import complete, files_in, wanted
 from bench.errors import UsageError
 from tests.bench.servers import COMMIT, Hub, Site, serving
 from tests.bench.test_cli import fewstep
+from tests.chaos.nest import Nest
 
 FEWSTEP = str(Path(sys.executable).parent / "fewstep")
 OLD, NEW = (np.random.default_rng(seed).bytes(3_000_000) for seed in (0, 1))
@@ -191,10 +190,8 @@ def test_without_a_network_it_is_one_line_and_exit_code_2(
     assert not default_lock().exists()
 
 
-def test_a_disk_that_fills_up_is_one_line_and_the_part_is_kept(site: Site, tmp_path: Path) -> None:
-    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)); "
-    program = limited + "sys.argv = ['fewstep', 'pull', 'mine']; from bench.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+def test_a_disk_that_fills_up_is_one_line_and_the_part_is_kept(site: Site, tmp_path: Path, forks: Nest) -> None:
+    done = forks.answer("pull", "mine", cwd=tmp_path, files=[2000])
     assert done.returncode == 2
     assert "mine.pkl.part cannot be written: [Errno 27] File too large; what came is kept" in done.stderr
     assert "Traceback" not in done.stderr
@@ -203,19 +200,18 @@ def test_a_disk_that_fills_up_is_one_line_and_the_part_is_kept(site: Site, tmp_p
 
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
-def test_a_pull_that_is_killed_goes_on(blow: signal.Signals, site: Site, tmp_path: Path) -> None:
+def test_a_pull_that_is_killed_goes_on(blow: signal.Signals, site: Site, tmp_path: Path, forks: Nest) -> None:
     site.hold = threading.Event()
     part = tmp_path / "cache" / "checkpoints" / "mine" / "mine.pkl.part"
-    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which shells turn off for background commands
-    with subprocess.Popen([FEWSTEP, "pull", "mine"], stderr=subprocess.PIPE, text=True, preexec_fn=listen) as process:
-        until(lambda: part.exists() and part.stat().st_size >= 1_000_000)
-        with pytest.raises(UsageError, match="'mine' is being pulled by another process"):
-            bring()
-        process.send_signal(blow)
-        _, told = process.communicate(timeout=120)
+    process = forks.start("pull", "mine", folder=tmp_path)
+    until(lambda: part.exists() and part.stat().st_size >= 1_000_000)
+    with pytest.raises(UsageError, match="'mine' is being pulled by another process"):
+        bring()
+    process.send(blow)
+    code = process.done()
     site.hold.set()
-    assert "Traceback" not in told
-    assert process.returncode == (130 if blow == signal.SIGINT else -blow)
+    assert "Traceback" not in process.said()
+    assert code == (130 if blow == signal.SIGINT else -blow)
     site.hold, had = None, part.stat().st_size
     assert bring().path.read_bytes() == OLD
     assert site.asked[-1][1] == f"bytes={had - 1}-"

@@ -171,6 +171,8 @@ def _import_all() -> None:
 
     for name in ("bench.cli", "bench.sweeps", "bench.measure.work", "bench.report.page", "scipy.integrate", "sklearn"):
         importlib.import_module(name)
+    for name in ("pdf", "svg", "agg"):  # which matplotlib imports when it first writes such a file
+        importlib.import_module(f"matplotlib.backends.backend_{name}")
 
 
 def _fork(request: Request) -> int:

@@ -84,13 +84,11 @@ def test_the_terminals_ctrl_c_leaves_a_measuring_session_to_go_on_with(tmp_path:
     told = story(forks, tmp_path / "told", measured=True)
     command = [str(FEWSTEP), *told.command]
 
-    def begin() -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command, cwd=told.folder, stderr=subprocess.PIPE, text=True, start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )  # fmt: skip
-
-    process = begin()
+    process = subprocess.Popen(
+        command, cwd=told.folder, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as the one that goes on with its session
+    )  # fmt: skip
     told.until((told.run_folder / "session.json").exists)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=PATIENCE)
@@ -99,6 +97,6 @@ def test_the_terminals_ctrl_c_leaves_a_measuring_session_to_go_on_with(tmp_path:
     assert " ".join(said.split()).endswith("0 cells left, nothing lost; to go on: " + _shown(command))
     assert not (told.run_folder / "attempts").exists(), "no cell failed"
     assert (told.run_folder / "session.json").exists()
-    _, said = begin().communicate(timeout=PATIENCE)
+    said = told.sweep().said()
     measured = [json.loads(path.read_text()) for path in (told.run_folder / "latency").iterdir()]
     assert [len(found["session"]["started"]) for found in measured] == [2] * 4, said

@@ -36,6 +36,11 @@ def no_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
+def terminal() -> None:
+    """One of its own, as far as signals go: what is sent to the process's group reaches it and its children."""
+    os.setsid()
+
+
 def clock(*jumps: float) -> None:
     """Every look at the time of day is off by the next of these seconds, and again from the first."""
     real, looks = time.time, 0

@@ -25,9 +25,9 @@ from distill.denoising import DenoisingLoss
 from distill.trainer import Recipe, initialise
 
 DENOISER = Recipe(steps=12_000, batch=512, lr=1e-3, ema=0.9995, warmup=1000, clip=1.0)
-CLASSIFIER = Recipe(steps=3120, batch=256, lr=4e-3, ema=0.995, weight_decay=0.05, warmup=200)
+CLASSIFIER = Recipe(steps=3900, batch=256, lr=4e-3, ema=0.995, weight_decay=0.05, warmup=200)
 LABEL_DROPOUT = 0.1
-SHIFT = 4  # pixels that photographs are moved by at most, for the classifier
+SHIFT = 2  # pixels that photographs are moved by at most, for the classifier
 SMOOTHING = 0.1  # of its labels
 
 

@@ -19,7 +19,7 @@ from bench.spec import Sweep
 ROUNDS = 3
 METRICS = ("frechet_digits", "frechet_pixels")
 WORK = {
-    "many": {"solvers": ("ddim", "dpmpp_2m", "unipc", "ipndm"), "nfe": (8, 10), "samples": 4000},
+    "many": {"solvers": ("ddim", "dpmpp_2m", "unipc", "ipndm"), "nfe": (8, 10), "samples": 8000},
     "large": {"solvers": ("dpmpp_2m",), "nfe": (10,), "samples": 24_000},
 }
 

@@ -87,6 +87,9 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.claims.hold("open"):
                 damaged = self._all_damaged()
+                for path in (self.folder / "chunks").glob("*"):
+                    if self.has(path.name):  # whoever finished it was killed before its blocks were gone
+                        self.drop_blocks(path.name)
                 if not self._sweep.exists():  # first, since a folder with anything else is refused without it
                     write_record(self._sweep, definition, indent=1)
                 (self.folder / "cells").mkdir(exist_ok=True)

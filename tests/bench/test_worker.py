@@ -139,6 +139,16 @@ def test_a_sweep_goes_on_with_the_blocks_that_are_there(whole: Job, tmp_path: Pa
     assert numbers(job) == numbers(whole)
 
 
+def test_blocks_that_outlived_their_record_go_when_the_folder_is_opened(tmp_path: Path) -> None:
+    job = job_in(tmp_path / "run")
+    assert job.run("a test") == []
+    for cell in job.cells:
+        job.store.put_block(cell.key, (0, 20), {"states": np.zeros(3)})
+    job.store.put_block("f" * 64, (0, 20), {"states": np.zeros(3)})
+    job.open()
+    assert [path.name for path in (job.store.folder / "chunks").iterdir()] == ["f" * 64]
+
+
 def test_blocks_are_sealed(tmp_path: Path) -> None:
     job = job_in(tmp_path / "run")
     Worker(job.place).make(job.cells[0], 0, 20)

@@ -200,8 +200,8 @@ def test_an_executor_that_is_slower_by_half(folder: Path, tmp_path: Path) -> Non
     done = fewstep("gate", "--baseline", str(folder / "baseline.json"), cwd=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("failed: ")]
-    assert len(lines) == 2
-    assert all(": speed: ratio to a plain loop" in line for line in lines)
+    assert len(lines) == 2, lines
+    assert all(": speed: ratio to a plain loop" in line for line in lines), lines
 
 
 def fewstep(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,8 @@ if [ "${SIZE:-full}" = tiny ]; then
   weights=$runs/weights results=$runs/results
   teacher=(--steps 2 --batch 2) student=(--steps 2 --batch 2 --samples 4 --points 1)
   small=(--samples 4 --batch 4 --nfe 1,2 --metrics frechet_cifar10_jpeg)
-  explore=("${small[@]}" --solvers "ddim,$weights/students/ect_cifar10_jpeg") table=("${small[@]}" --solvers dpmpp_2m)
+  explore=("${small[@]}" --solvers "ddim,$weights/students/ect_cifar10_jpeg")
+  table=("${small[@]}" --solvers dpmpp_2m --precision fp32 --set latency=null)
   speed=("${small[@]}" --solvers ddim --precision fp32,bf16 --backend eager --set latency.max_batch=2)
   peers=(--samples 4 --batch 2 --nfe 2)
 else
@@ -72,5 +73,5 @@ here explore
 sweep table "${table[@]}"
 here table
 sweep speed "${speed[@]}"
-"$python" results/cifar10_jpeg/peers.py "$weights/cifar10_jpeg" --out "$results/peers" "${peers[@]}" "${on[@]}"
+"$bin/python" results/cifar10_jpeg/peers.py "$weights/cifar10_jpeg" --out "$results/peers" "${peers[@]}" "${on[@]}"
 fewstep report "$results/explore" "$results/table" "$results/speed" --html --out "$results/report.html"

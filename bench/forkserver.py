@@ -14,8 +14,11 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
+from threading import Lock
 from types import ModuleType
 from typing import Any
+
+_STARTING = Lock()
 
 
 class ProcessDiedError(RuntimeError):
@@ -43,14 +46,22 @@ def stream(work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]
 
     Raises FailedThereError when it raises, ProcessDiedError when its process ends before it does.
     """
-    context = start_server()
-    ours, theirs = context.Pipe(duplex=False)
     by_value = pickle.dumps((work, arguments))  # multiprocessing's own would share each tensor through a file
-    process = context.Process(target=_tell_of, args=(theirs, by_value))
+    yield from _heard(*begin(_tell_of, by_value))
+
+
+def begin(target: Callable[..., None], *arguments: Any, daemon: bool = False) -> tuple[BaseProcess, Connection]:
+    """A process that runs `target(connection, *arguments)`, and our end of the connection.
+
+    A daemon ends with this process, and starts none of its own.
+    """
+    context = start_server()
+    ours, theirs = context.Pipe()
+    process = context.Process(target=target, args=(theirs, *arguments), daemon=daemon)
     with _without_main():
         process.start()
     theirs.close()
-    yield from _heard(process, ours)
+    return process, ours
 
 
 def branch(work: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
@@ -82,12 +93,13 @@ def _heard(process: BaseProcess, ours: Connection) -> Iterator[Any]:
 @contextmanager
 def _without_main() -> Iterator[None]:
     """Hide the program that runs: a new process would run it again, and a script that sweeps would sweep in there."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    with _STARTING:  # threads start processes too
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _tell_of(there: Connection, by_value: bytes) -> None:

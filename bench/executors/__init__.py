@@ -1,4 +1,4 @@
-"""Engines that do a sweep's work: in this process, by Ray, by Slurm; what they do is the same to the byte."""
+"""Engines that do a sweep's work: on this machine, by Ray, by Slurm; what they do is the same to the byte."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -63,16 +63,14 @@ class How:
                 raise UsageError(f"--{option} is for --engine {engine}, not {self.engine}")
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"--workers {self.workers}: give 1 or more")
-        if self.engine == "local" and self.timeout is not None and self.workers not in (None, 1):
-            raise UsageError(f"--workers {self.workers}: with --timeout the local engine has one; give --engine ray")
 
     def start(self, worker: Callable[[], Worker], place: Place) -> Engine:
         """The engine, ready to take work at the place, in this process by workers made here; raises UsageError."""
         kind = ENGINES[self.engine]
-        return Local(worker, self._threads(place)) if kind is None else import_module(kind).start(self, place)
+        if kind is None:
+            return Local(worker, self._threads(place), None if self.timeout is None else place)
+        return import_module(kind).start(self, place)  # type: ignore[no-any-return]
 
     def _threads(self, place: Place) -> int:
-        """Workers of this process: one for each thread that torch would use, unless their time is limited, which only
-        a process's first thread can heed, or they would share a GPU."""
-        alone = self.timeout is not None or torch.device(place.device).type != "cpu"
-        return 1 if alone else self.workers or torch.get_num_threads()
+        """Workers of this machine: one for each thread that torch would use, unless they would share a GPU."""
+        return self.workers or torch.get_num_threads() if torch.device(place.device).type == "cpu" else 1

@@ -1,6 +1,7 @@
 """Cells through an engine: which are taken, cut into work, put together, and what becomes of those that fail."""
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -173,4 +174,4 @@ def _outcome(future: Future[Outcome], name: str) -> Outcome:
         return future.result()
     if no_room(error) or not isinstance(error, Exception):
         raise error
-    return Outcome(failed={name: Failed(cause_of(error), "")})
+    return Outcome(failed={name: Failed(cause_of(error), "".join(traceback.format_exception(error)))})

@@ -143,4 +143,6 @@ def _tell(told: Future[Outcome], there: Future[Outcome]) -> None:
         told.set_exception(error.cause)
     else:
         what = " ".join(str(error).split())[:200]
-        told.set_exception(WorkerLostError(f"its worker vanished {RETRIES + 1} times, killed or out of memory: {what}"))
+        told.set_exception(
+            WorkerLostError(f"its worker vanished {RETRIES + 1} times, killed, hanging or out of memory: {what}")
+        )

@@ -122,6 +122,7 @@ def test_threads_order_and_pieces_leave_no_trace(first: Store, tmp_path: Path) -
         turned = job(tmp_path / "turned", name, How(workers=1))
         assert_same(first, done(replace(turned, cells=turned.cells[::-1]), blocks=2))
         assert_same(first, done(job(tmp_path / "both", name, How(workers=2)), blocks=5))
+        assert_same(first, done(job(tmp_path / "apart", name, How(workers=2, timeout=600)), blocks=5))
     finally:
         torch.set_num_threads(before)
 

@@ -76,6 +76,29 @@ def test_a_hang_costs_its_own_cell_alone(told: Story, whole: Story) -> None:
     assert same(told, whole)
 
 
+def test_a_call_that_never_returns_costs_its_own_cell_alone(told: Story, whole: Story) -> None:
+    """Python cannot interrupt it; the process that it is made in ends."""
+    told.tell("deaf", whole.calls()[1]["t"])
+    process = told.sweep("--timeout", "2")
+    assert process.code == 1
+    assert _causes(told) == {"ddim": "TimeoutError: it took longer than 2 s, in a call that does not return"}
+    assert len(list(Store(told.run_folder).records())) == 3
+    (attempt,) = (each for path in (told.run_folder / "attempts").iterdir() for each in json.loads(path.read_text()))
+    assert "networks.py" in attempt["traceback"], "where it hung"
+    told.mend()
+    assert told.sweep("--timeout", "60", "--workers", "2").code == 0
+    assert same(told, whole)
+
+
+def test_a_crash_costs_its_own_cell_alone(told: Story, whole: Story) -> None:
+    told.tell("crash", whole.calls()[1]["t"])
+    process = told.sweep("--timeout", "60")
+    assert process.code == 1
+    assert _causes(told) == {"ddim": "ProcessDiedError: its process ended with exit code -6"}
+    assert "Traceback" not in process.said()
+    assert len(list(Store(told.run_folder).records())) == 3
+
+
 def test_the_time_of_all_pieces_of_a_cell_counts(told: Story) -> None:
     """Each of its three blocks takes less."""
     process = told.sweep("--timeout", "0.1")

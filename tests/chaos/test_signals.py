@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.chaos.nest import PATIENCE, Nest
@@ -64,16 +65,18 @@ def test_before_anything_runs_it_ends_and_leaves_nothing(forks: Nest, tmp_path: 
     assert not told.run_folder.exists()
 
 
-def test_asked_twice_it_waits_for_nothing(forks: Nest, whole: Story, tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [(), ("--timeout", "60", "--workers", "2")], ids=["here", "apart"])
+def test_asked_twice_it_waits_for_nothing(forks: Nest, whole: Story, tmp_path: Path, limit: tuple[str, ...]) -> None:
     told = story(forks, tmp_path / "told")
     told.tell("hang", whole.calls()[1]["t"])
-    process = told.start()
-    told.until(lambda: len(told.calls()) == 2)
+    process = told.start(*limit)
+    told.until(lambda: len(told.calls()) >= 2)
     process.send(signal.SIGINT)
     assert process.wait(0.5) is None, "it should wait for the block"
     process.send(signal.SIGINT)
     assert process.wait(5) == 130
     assert "Traceback" not in process.said()
+    told.until(lambda: not any(psutil.pid_exists(call["pid"]) for call in told.calls()))
     told.mend()
     assert told.sweep().code == 0
     assert same(told, whole)

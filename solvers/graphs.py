@@ -4,6 +4,7 @@ Both give what `sample` gives, for one plan, denoiser and shape; the denoiser's 
 """
 
 from collections.abc import Callable
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -53,17 +54,18 @@ class CudaGraph:
         self.cond = {k: v.clone() for k, v in (cond or {}).items()}
         self.draws = [torch.zeros_like(x_T) for _ in range(plan.draws)]
         self.graph = torch.cuda.CUDAGraph()
+        uncounted = copy(denoiser)  # what is not asked for is no call of the sampler's
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
-                self._sample()
+                self._sample(uncounted)
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(self.graph):
-            self.out = self._sample()
+            self.out = self._sample(uncounted)
 
-    def _sample(self) -> Tensor:
-        return sample(self.plan, self.denoiser, self.x_T, self.draws.__getitem__, cond=self.cond)
+    def _sample(self, denoiser: Denoiser) -> Tensor:
+        return sample(self.plan, denoiser, self.x_T, self.draws.__getitem__, cond=self.cond)
 
     def __call__(self, x_T: Tensor, noise: Noise | None = None, cond: Cond | None = None) -> Tensor:
         """The sample of these inputs; a replay runs no Python, so the counters are moved here."""

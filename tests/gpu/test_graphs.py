@@ -34,7 +34,7 @@ def test_a_captured_plan_gives_the_same_sample(name: str, how: str) -> None:
     for scale in (1.0, 0.5):
         expected = solvers.sample(plan, eager, scale * x_T, z.__getitem__)
         torch.testing.assert_close(run(scale * x_T, z.__getitem__, None), expected, rtol=1e-4, atol=1e-4)
-    assert fast.calls - eager.calls in (0, 4 * plan.nfe)  # warm-up and capture run the plan too
+    assert (fast.calls, fast.passed) == (eager.calls, eager.passed)  # warm-up and capture count for nothing
 
 
 def test_other_shapes_than_the_captured_are_refused() -> None:

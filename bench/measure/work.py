@@ -5,6 +5,7 @@ import resource
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -70,7 +71,7 @@ class Bench:
 
     def trial(self, key: str, batch: int) -> Trajectory:
         """A cell's, not run yet."""
-        sampler = self.samplers[key]
+        sampler = copy(self.samplers[key])  # a CUDA graph is of one batch, and is captured when that is warmed up
         cell = sampler.cell
         about = (cell.seed, cell.plan.times[0], batch, cell.task, cell.mode, cell.digest)
         if about not in self._inputs:

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from bench.measure.batch import best_of, doubling
 from bench.measure.record import summaries, summary
 from bench.measure.trial import Trajectory
 from bench.measure.work import Begun, Failed, Round, Rounds, order, peaks, rounds
+from bench.mode import Mode
 from bench.spec import Cell
 from tests.bench.costly import cells_of
 
@@ -102,6 +104,26 @@ def test_every_round_holds_every_trial_once_in_its_order() -> None:
     ]
     begun = [event.trial for event in told if isinstance(event, Begun)]
     assert begun == [name for number in range(-1, 5) for name in order(names, 3, number)]
+
+
+def test_a_graph_is_captured_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in, which needs no GPU."""
+    captured: list[int] = []
+
+    class Graph:
+        def __init__(self, plan: solvers.Plan, denoiser: solvers.Denoiser, x_T: torch.Tensor, cond: Any) -> None:
+            captured.append(len(x_T))
+            self.nfe, self.denoiser, self.x_T = plan.nfe, denoiser, x_T
+
+        def __call__(self, x_T: torch.Tensor, noise: Any, cond: Any) -> torch.Tensor:
+            self.denoiser.count(len(x_T), self.nfe, self.nfe)
+            return x_T
+
+    monkeypatch.setattr("bench.cell.CudaGraph", Graph)
+    some = [replace(cell, mode=Mode(backend="cuda_graph")) for cell in cells_of("digits", "ddim")]
+    finished = [e for e in events("digits", some, Rounds(0, done=0, least=5, seconds=0)) if isinstance(e, Round)]
+    assert [len(e.trials) for e in finished] == [2] * 5
+    assert sorted(captured) == [1, 4]
 
 
 def test_rounds_done_before_are_not_run_again() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import solvers
 from bench.checkpoints import load
 from bench.checkpoints.cifar10.data import WHERE
 from tests.bench.photographs import write_photographs
@@ -51,3 +52,6 @@ def test_its_sweeps_are_of_photographs(name: str) -> None:
     sweep = yaml.safe_load((HERE / "results" / f"cifar10_jpeg-{name}.yaml").read_text())
     assert sweep["checkpoint"] == "cifar10_jpeg"
     assert "frechet_cifar10_jpeg" in sweep["metrics"]
+    named = {name for name in sweep["solvers"] if not name.endswith("_cifar10_jpeg")}  # the others are students
+    assert named <= set(solvers.names())
+    assert [name for name in named if solvers.method(name).learns] == []  # the script tunes nothing

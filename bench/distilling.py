@@ -257,7 +257,7 @@ def _resume(path: Path, distillation: Distillation) -> float:
     if not path.exists():
         return 0.0
     try:
-        kept = torch.load(path, weights_only=True, map_location=distillation.accelerator.device)
+        kept = torch.load(path, weights_only=True, map_location="cpu")  # where optimisers count steps
         distillation.load_state_dict(kept["distillation"])
     except (OSError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UsageError(f"{path} is no state of this distillation: delete it to begin anew") from error

@@ -78,7 +78,8 @@ class Training:
 
     def _kept(self) -> dict[str, Any]:
         try:
-            kept: dict[str, Any] = torch.load(self.state, weights_only=True, map_location=self.accelerator.device)
+            # Optimisers count steps on the CPU; on a GPU each would be waited for, parameter by parameter.
+            kept: dict[str, Any] = torch.load(self.state, weights_only=True, map_location="cpu")
             if kept.keys() >= {"recipe", "loop", "tail", "seconds", "curve"}:
                 return kept
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):

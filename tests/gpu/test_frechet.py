@@ -19,5 +19,6 @@ def test_the_gpu_gives_the_cpus_numbers(n: int) -> None:
     on_gpu, its_influence = frechet(x, reference, gpu)
     assert on_gpu == pytest.approx(value, rel=1e-10)
     np.testing.assert_allclose(its_influence, influence, atol=1e-9 * np.abs(influence).max())
-    assert distance(Moments.of(x, gpu), reference, gpu) == pytest.approx(distance(Moments.of(x), reference), rel=1e-9)
+    exact = 1e-9 if n > 64 else 1e-7  # of eigenvalues that are 0 in truth, the roots of rounding errors are summed
+    assert distance(Moments.of(x, gpu), reference, gpu) == pytest.approx(distance(Moments.of(x), reference), rel=exact)
     assert richardson(x, reference, value, gpu) == pytest.approx(richardson(x, reference, value), rel=1e-9)

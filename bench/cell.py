@@ -1,6 +1,8 @@
 """One cell: sample, take features, compute numbers; a pure function of the cell, but for the clock."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import Lock
 from typing import Any
@@ -34,11 +36,30 @@ class CountError(RuntimeError):
 
 
 class Draws:
-    """Normal draws as solvers.noise gives them, kept while they fit: cells of a sweep share most of them."""
+    """Normal draws as solvers.noise gives them, by so many threads, kept while they fit: cells of a sweep share most of
+    them."""
 
-    def __init__(self, room: int = 2**28) -> None:
+    def __init__(self, room: int = 2**28, threads: int = 1) -> None:
         kept: cachetools.LRUCache[Any, NDArray[np.float64]] = cachetools.LRUCache(room, getsizeof=lambda z: z.nbytes)
-        self.normal = cachetools.cached(kept, lock=Lock())(noise.normal)
+        self._threads, self._pool = threads, ThreadPoolExecutor(threads)
+        self.normal = cachetools.cached(kept, lock=Lock())(noise.normal if threads == 1 else self._drawn)
+
+    @classmethod
+    def beside(cls, device: torch.device) -> "Draws":
+        """Those for work on a device: a GPU would wait for a single core, while on a CPU every worker has its own."""
+        return cls(threads=1 if device.type == "cpu" else os.cpu_count() or 1)
+
+    def _drawn(self, seed: int, stream: int, start: int, count: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """What solvers.noise gives, to the bit: each thread draws some of the samples."""
+        z = np.empty((count, *shape))
+        edges = [count * k // self._threads for k in range(self._threads + 1)]
+
+        def fill(first: int, end: int) -> None:
+            z[first:end] = noise.normal(seed, stream, start + first, end - first, shape)
+
+        for _ in self._pool.map(fill, edges, edges[1:]):  # which raises what a thread did
+            pass
+        return z
 
 
 class Sampler:

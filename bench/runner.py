@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.cell import Sampler
+from bench.cell import Draws, Sampler
 from bench.cells import Subjects, cells
 from bench.checkpoints import Checkpoint, Task, load
 from bench.environment import environment
@@ -113,7 +113,7 @@ class Job:
     @cached_property
     def shared(self) -> Shared:
         """What the workers of this process have in common."""
-        return Shared(self.subjects, self.metrics)
+        return Shared(self.subjects, self.metrics, Draws.beside(self.device))
 
     @property
     def place(self) -> Place:

@@ -164,7 +164,7 @@ class Worker:
     def __init__(self, place: Place, shared: Shared | None = None) -> None:
         self.place, self.device, self.store = place, torch.device(place.device), Store(place.folder)
         self.clock = Clock(self.device)
-        self.shared = shared or Shared(Subjects(load(place.checkpoint)))
+        self.shared = shared or Shared(Subjects(load(place.checkpoint)), draws=Draws.beside(self.device))
         self.networks = Networks(self.shared.subjects, self.device)
         self._current: Current | None = None
 

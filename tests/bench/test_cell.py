@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import solvers
-from bench.cell import CountError, run
+from bench.cell import CountError, Draws, run
 from bench.cells import Subjects, cells
 from bench.checkpoints import Checkpoint, load
 from bench.spec import Cell, Sweep
 from bench.store import Store
+from solvers import noise
 from tests.bench.common import make_metrics
 
 GMM = load("gmm")
@@ -39,6 +40,12 @@ def run_in(store: Store, cell: Cell, batch: int = N, checkpoint: Checkpoint = GM
 
 def states(store: Store, cell: Cell, batch: int) -> np.ndarray:
     return run_in(store, cell, batch)[1]["states"].astype(np.float64)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_noise_is_the_same_by_any_number_of_threads(count: int) -> None:
+    about = 5, noise.STEP, 10, count, (2, 3)
+    assert Draws(threads=3).normal(*about).tobytes() == noise.normal(*about).tobytes()
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("fp64", 1e-12)])

@@ -66,8 +66,11 @@ class Resample(nn.Module):
         self.kernel = nn.Buffer(kernel[None, None], persistent=False)
         self.mode = mode
         self.padding = 0 if inner else (len(taps) - 1) // 2
+        self.box = list(taps) == [1, 1]
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.box:  # the usual one: GPUs are slow at convolutions of each channel alone
+            return F.interpolate(x, scale_factor=2) if self.mode == "up" else F.avg_pool2d(x, 2)
         channels = x.shape[1]
         convolve = F.conv_transpose2d if self.mode == "up" else F.conv2d
         kernel = self.kernel.expand(channels, -1, -1, -1)

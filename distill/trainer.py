@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import AutocastKwargs
 from torch import Tensor, nn
 
+NO_CACHE = AutocastKwargs(cache_enabled=False)  # older torch keeps what it cast under no_grad, without its gradient
 OPTIMISERS = {"adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}
 
 
@@ -89,7 +91,7 @@ class Loop:
                 p.requires_grad_(other is player)
         for group in player.optimiser.param_groups:
             group["lr"] = player.rate * self.recipe.lr_at(self.step)
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(NO_CACHE):
             value = loss()
         known = float(self.accelerator.reduce(value.detach(), "mean"))  # the same on all: they stop together
         if not math.isfinite(known):

@@ -117,7 +117,7 @@ def sample(
         raise ValueError(f"{plan.method} needs {plan.draws} noise draws: pass noise")
     if not isinstance(plan, Plan):
         return plan.run(denoiser, x_T, noise, cond)
-    tracing = torch.compiler.is_compiling()
+    tracing = torch.compiler.is_dynamo_compiling()
     steps = lower(plan, denoiser.predicts, x_T.dtype, x_T.device)
     registers: dict[int, Tensor] = {START: x_T, NOTHING: x_T, ONES: x_T.new_ones(())}
     for (out, step, dead), instruction in zip(steps, plan.instructions, strict=True):

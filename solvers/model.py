@@ -203,7 +203,7 @@ class Denoiser:
 
     def count(self, samples: int, calls: int, forwards: int) -> None:
         """Add to the counters; a compiled graph runs no Python, so whoever runs it counts for it."""
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_dynamo_compiling():  # is_compiling() speaks of other threads too
             self.calls += calls
             self.forwards += forwards
             self.evaluated += calls * samples

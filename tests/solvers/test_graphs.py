@@ -1,5 +1,10 @@
 """A plan traced by torch.compile gives what the executor gives, and counts like it."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -38,6 +43,27 @@ def test_a_traced_plan_gives_the_same_sample(name: str, options: dict[str, solve
         torch.testing.assert_close(run(x_T, lambda k, z=z: z[k], cond), expected, rtol=1e-10, atol=1e-10)
     assert (traced.calls, traced.evaluated, traced.forwards) == (eager.calls, eager.evaluated, eager.forwards)
     assert eager.calls < eager.forwards < 2 * eager.calls
+
+
+def test_what_another_thread_compiles_leaves_a_sample_and_its_count_alone() -> None:
+    compiling, enough = Event(), Event()
+
+    def slow(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        compiling.set()
+        assert enough.wait(60)
+        return graph.forward
+
+    plan, here = solvers.plan("dpmpp_2m", VP, 5), denoiser()
+    x_T, cond = torch.randn(3, 4), {"y": torch.tensor([1, 2, 3])}
+    alone = solvers.sample(plan, denoiser(), x_T, cond=cond)
+    with ThreadPoolExecutor(1) as pool:
+        there = pool.submit(torch.compile(torch.tanh, backend=slow), torch.ones(2))
+        assert compiling.wait(60)
+        beside = solvers.sample(plan, here, x_T, cond=cond)
+        enough.set()
+        there.result(60)
+    assert torch.equal(beside, alone)
+    assert here.calls == plan.nfe
 
 
 def test_more_plans_can_be_traced_than_torch_keeps_graphs_for_one_function() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -21,8 +22,10 @@ import bench.executors.ray
 from bench.cell import Sampler
 from bench.errors import UsageError
 from bench.executors import How
+from bench.executors.apart import Apart
 from bench.executors.ray import Ray, ray
 from bench.executors.remote import pack
+from bench.forkserver import ProcessDiedError
 from bench.report.run import read_run
 from bench.runner import Job, prepare
 from bench.spec import Sweep
@@ -163,6 +166,19 @@ def test_errors_come_back_as_they_were(engine: Callable[..., Ray]) -> None:
     found = engine().submit(Raise(OSError(errno.ENOSPC, "no room"))).exception(60)
     assert type(found) is OSError
     assert found.errno == errno.ENOSPC
+
+
+def test_a_process_apart_says_what_it_raised_and_is_gone_when_its_engine_is(tmp_path: Path) -> None:
+    apart = Apart(Place("gmm", ("trajectory",), (), None, tmp_path, "cpu", BATCH))
+    with pytest.raises(OSError, match="no room") as found:
+        apart(Raise(OSError(errno.ENOSPC, "no room")))
+    assert found.value.errno == errno.ENOSPC
+    pid = int(apart(Tell()).failed["pid"].cause)
+    assert psutil.pid_exists(pid)
+    apart.end()
+    with pytest.raises(ProcessDiedError, match="-9"):
+        apart(Tell())
+    assert not psutil.pid_exists(pid)
 
 
 def test_what_a_plugin_defines_travels(engine: Callable[..., Ray], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ Precision = Literal["fp64", "fp32", "tf32", "fp16", "bf16"]
 Layout = Literal["contiguous", "channels_last"]
 Backend = Literal["eager", "compile", "cuda_graph"]
 WEIGHTS = {"fp64": torch.float64, "fp16": torch.float16, "bf16": torch.bfloat16}  # float32 for the others
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 AMPERE = (8, 0)  # the first GPUs that know tf32 and bf16
 GRAPHS = 64  # that torch may compile a function to, one a batch size; beyond 8 it would quietly run it as it is
 
@@ -70,8 +71,7 @@ class Mode:
     def ready(self, network: nn.Module, device: torch.device) -> Callable[..., Tensor]:
         """A copy of the network in this precision and layout on the device, compiled if that is asked for."""
         made = replica(network, device, WEIGHTS.get(self.precision, torch.float32))
-        if self.layout == "channels_last":
-            made = made.to(memory_format=torch.channels_last)
+        made = made.to(memory_format=FORMATS[self.layout])  # whatever it was loaded in
         if self.backend == "compile":
             dynamo: Any = torch._dynamo.config
             dynamo.recompile_limit, dynamo.fail_on_recompile_limit_hit = GRAPHS, True
@@ -88,7 +88,7 @@ class Mode:
 
     def place(self, x: Tensor) -> Tensor:
         """A state in this layout."""
-        return x.contiguous(memory_format=torch.channels_last) if self.layout == "channels_last" and x.ndim == 4 else x
+        return x.contiguous(memory_format=FORMATS[self.layout]) if x.ndim == 4 else x
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:

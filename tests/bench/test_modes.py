@@ -72,7 +72,8 @@ def test_half_precision_is_the_networks_and_rounds_as_much_as_it_must(
     assert single < least
 
 
-def test_an_image_network_runs_channels_last() -> None:
+@pytest.mark.parametrize("loaded", [torch.contiguous_format, torch.channels_last])
+def test_an_image_network_runs_in_the_layout_that_is_asked_for(loaded: torch.memory_format) -> None:
     seen = []
 
     class Conv(nn.Conv2d):
@@ -81,15 +82,15 @@ def test_an_image_network_runs_channels_last() -> None:
             return super().forward(x)
 
     torch.manual_seed(0)
-    checkpoint = Checkpoint(
-        "conv", "0" * 64, Conv(3, 3, 3, padding=1).requires_grad_(False), solvers.VPLinear(), "noise", (3, 8, 8)
-    )
+    network = Conv(3, 3, 3, padding=1).requires_grad_(False).to(memory_format=loaded)
+    checkpoint = Checkpoint("conv", "0" * 64, network, solvers.VPLinear(), "noise", (3, 8, 8))
     sweep = Sweep(**(FIELDS | {"solvers": ("ddim",), "layout": ("contiguous", "channels_last"), "metrics": ("fid",)}))
     plain, last = cells(sweep, Subjects(checkpoint))[0]
     x, y = states(plain, checkpoint), states(last, checkpoint)
     assert (x - y).abs().max() < 1e-5 * x.abs().max()
     assert [first for first, _ in seen] == [False] * 5 + [True] * 5
-    assert seen[-1][1] != seen[0][1]
+    assert [seen[0][1], seen[-1][1]] == [(27, 9, 3, 1), (27, 1, 9, 3)]
+    assert network.weight.is_contiguous(memory_format=loaded)
 
 
 def test_a_compiled_network_gives_the_same_samples() -> None:

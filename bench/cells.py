@@ -39,7 +39,7 @@ class Subjects:
 
 
 def cells(sweep: Sweep, subjects: Subjects, against: tuple[str, ...] = ()) -> tuple[list[Cell], list[str]]:
-    """The sweep's cells, and one line for each budget that a solver cannot spend.
+    """The sweep's cells, and one line for each solver that cannot spend all budgets.
 
     `against` is what the metrics' numbers compare within: their families and references.
 
@@ -145,16 +145,19 @@ def _check(text: str, plan: Program, task: Task, mode: Mode, metrics: tuple[str,
 def _spendable(
     build: Callable[[int | None], Program], budgets: Sequence[int | None], skipped: dict[str, None]
 ) -> list[Program]:
-    """What `build` makes of the budgets it can spend, and why not of the others; raises UsageError when of none."""
-    plans, refused = [], []
+    """What `build` makes of the budgets it can spend, with a line on the others; raises UsageError when of none."""
+    plans: list[Program] = []
+    refused: dict[int | None, str] = {}
     for nfe in budgets:
         try:
             plans.append(build(nfe))
         except solvers.BudgetError as error:
-            refused.append(str(error))
+            refused[nfe] = str(error)
+    first, *others = refused or [None]
     if not plans:
-        raise UsageError(refused[0])
-    skipped |= dict.fromkeys(refused)
+        raise UsageError(refused[first])
+    if refused:
+        skipped[refused[first] + (f"; nor {', '.join(map(str, others))}" if others else "")] = None
     return plans
 
 

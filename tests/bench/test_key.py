@@ -52,11 +52,10 @@ def test_every_solver_gets_every_budget_it_can_spend() -> None:
         *(("ddim", n) for n in (5, 6, 7, 8)),
         *(("heun", n) for n in (5, 7)),
     ]
-    assert len(skipped) == 2
-    for line, nfe in zip(skipped, (6, 8), strict=True):
-        assert f"heun cannot spend {nfe} calls" in line
-        assert f"{nfe - 1}, {nfe + 1}" in line
-        assert "\n" not in line
+    (line,) = skipped
+    assert line.startswith("heun cannot spend 6 calls: it can spend ")
+    assert "5, 7" in line
+    assert line.endswith("; nor 8")
 
 
 def test_only_budgets_that_cannot_be_spent_are_refused_with_those_that_can() -> None:

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -37,7 +37,13 @@ def start_server() -> ForkServerContext:
     """Start it if it does not run yet; its imports go on beside the caller's, which need no torch for this."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.measure.work"])
-    forkserver.ensure_running()
+    # It and all that it forks are deaf to a terminal's Ctrl-C from their first import on: who listens ends them.
+    resource_tracker.ensure_running()  # which would lift the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 

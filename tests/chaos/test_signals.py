@@ -82,22 +82,35 @@ def test_asked_twice_it_waits_for_nothing(forks: Nest, whole: Story, tmp_path: P
     assert same(told, whole)
 
 
-def test_the_terminals_ctrl_c_leaves_a_measuring_session_to_go_on_with(tmp_path: Path, forks: Nest) -> None:
-    """The installed command, and all processes of its terminal at once, as a terminal does it."""
-    told = story(forks, tmp_path / "told", measured=True)
-    command = [str(FEWSTEP), *told.command]
-
-    process = subprocess.Popen(
-        command, cwd=told.folder, stderr=subprocess.PIPE, text=True, start_new_session=True,
+def _in_a_terminal(told: Story) -> subprocess.Popen[str]:
+    """The installed command, with all its processes in a group."""
+    return subprocess.Popen(
+        [str(FEWSTEP), *told.command], cwd=told.folder, stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         env=os.environ | {"OMP_NUM_THREADS": "1"},  # as the one that goes on with its session
     )  # fmt: skip
+
+
+def test_the_terminals_ctrl_c_at_the_very_beginning_is_heard_by_one_process(tmp_path: Path, forks: Nest) -> None:
+    """The others import, and would say where they were interrupted."""
+    told = story(forks, tmp_path / "told")
+    process = _in_a_terminal(told)
+    others = psutil.Process(process.pid).children
+    told.until(lambda: any("torch" in file.path for child in others() for file in child.memory_maps()))
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, said) == (130, "")
+
+
+def test_the_terminals_ctrl_c_leaves_a_measuring_session_to_go_on_with(tmp_path: Path, forks: Nest) -> None:
+    told = story(forks, tmp_path / "told", measured=True)
+    process = _in_a_terminal(told)
     told.until((told.run_folder / "session.json").exists)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, said
     assert "Traceback" not in said
-    assert " ".join(said.split()).endswith("0 cells left, nothing lost; to go on: " + _shown(command))
+    assert " ".join(said.split()).endswith("0 cells left, nothing lost; to go on: " + _shown(["", *told.command]))
     assert not (told.run_folder / "attempts").exists(), "no cell failed"
     assert (told.run_folder / "session.json").exists()
     said = told.sweep().said()

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -41,25 +42,22 @@ class Draws:
 
     def __init__(self, room: int = 2**28, threads: int = 1) -> None:
         kept: cachetools.LRUCache[Any, NDArray[np.float64]] = cachetools.LRUCache(room, getsizeof=lambda z: z.nbytes)
-        self._threads, self._pool = threads, ThreadPoolExecutor(threads)
-        self.normal = cachetools.cached(kept, lock=Lock())(noise.normal if threads == 1 else self._drawn)
+        draw = noise.normal if threads == 1 else partial(_drawn_by, ThreadPoolExecutor(threads), threads)
+        self.normal = cachetools.cached(kept, lock=Lock())(draw)
 
     @classmethod
     def beside(cls, device: torch.device) -> "Draws":
         """Those for work on a device: a GPU would wait for a single core, while on a CPU every worker has its own."""
         return cls(threads=1 if device.type == "cpu" else os.cpu_count() or 1)
 
-    def _drawn(self, seed: int, stream: int, start: int, count: int, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """What solvers.noise gives, to the bit: each thread draws some of the samples."""
-        z = np.empty((count, *shape))
-        edges = [count * k // self._threads for k in range(self._threads + 1)]
 
-        def fill(first: int, end: int) -> None:
-            z[first:end] = noise.normal(seed, stream, start + first, end - first, shape)
-
-        for _ in self._pool.map(fill, edges, edges[1:]):  # which raises what a thread did
-            pass
-        return z
+def _drawn_by(
+    pool: Executor, threads: int, seed: int, stream: int, start: int, count: int, shape: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """What solvers.noise gives, to the bit: each thread draws some of the samples."""
+    edges = [start + count * k // threads for k in range(threads + 1)]
+    parts = pool.map(lambda first, end: noise.normal(seed, stream, first, end - first, shape), edges, edges[1:])
+    return np.concatenate(list(parts))
 
 
 class Sampler:

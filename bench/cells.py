@@ -153,10 +153,10 @@ def _spendable(
             plans.append(build(nfe))
         except solvers.BudgetError as error:
             refused[nfe] = str(error)
-    first, *others = refused or [None]
-    if not plans:
-        raise UsageError(refused[first])
     if refused:
+        first, *others = refused
+        if not plans:
+            raise UsageError(refused[first])
         skipped[refused[first] + (f"; nor {', '.join(map(str, others))}" if others else "")] = None
     return plans
 

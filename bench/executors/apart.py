@@ -2,15 +2,17 @@
 
 import faulthandler
 import pickle
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from time import monotonic
 
-from bench.executors.remote import GRACE, attempt, pack
+from bench.executors.remote import attempt, pack
 from bench.forkserver import ProcessDiedError, begin
 from bench.worker import Outcome, Place, Samples, Work
+
+HUNG = "Timeout"  # how faulthandler begins to tell that it ended a process
 
 
 class Apart:
@@ -24,12 +26,12 @@ class Apart:
     def __call__(self, work: Work) -> Outcome:
         """Raises what the process raised; TimeoutError and ProcessDiedError, with a note, where it was lost."""
         self._begun = self._begun or begin(_serve, self.place, self._last_words.name, daemon=True)
-        began, (_, there) = monotonic(), self._begun
+        there = self._begun[1]
         try:
             there.send_bytes(pack(work))
             said = pickle.loads(there.recv_bytes())
         except (EOFError, ConnectionError):
-            said = self._lost(work, monotonic() - began)
+            said = self._lost(work)
         if isinstance(said, Exception):
             raise said
         return said  # type: ignore[no-any-return]
@@ -39,28 +41,26 @@ class Apart:
         if begun := self._begun:
             begun[0].kill()
 
-    def _lost(self, work: Work, took: float) -> Exception:
+    def _lost(self, work: Work) -> Exception:
         assert self._begun
         process, self._begun = self._begun[0], None
         process.join()
+        file = Path(self._last_words.name)
+        words = file.read_text()
+        file.write_text("")
         error: Exception = ProcessDiedError(f"its process ended with exit code {process.exitcode}")
-        if isinstance(work, Samples) and work.seconds is not None and took > work.seconds + GRACE:
+        if isinstance(work, Samples) and words.startswith(HUNG):
             error = TimeoutError(f"it took longer than {work.seconds:g} s, in a call that does not return")
-        words = Path(self._last_words.name)
-        error.add_note(words.read_text())
-        words.write_text("")
+        error.add_note(words)
         return error
 
 
 def _serve(there: Connection, place: Place, last_words: str) -> None:
-    """Answer until nobody asks any more."""
-    with open(last_words, "a") as file:
+    """Answer until nobody asks any more, or listens."""
+    with open(last_words, "a") as file, suppress(EOFError, ConnectionError):
         faulthandler.enable(file)
         while True:
-            try:
-                work = there.recv_bytes()
-            except EOFError:
-                return
+            work = there.recv_bytes()
             try:
                 said: Outcome | Exception = attempt(place, work, threads=1, device=place.device, last_words=file)
             except Exception as error:

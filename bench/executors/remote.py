@@ -56,8 +56,10 @@ def attempt(
 @contextmanager
 def _ended(seconds: float | None, last_words: TextIO) -> Iterator[None]:
     """This process, where what runs within takes longer by GRACE; a limit of Python's own needs its calls to return."""
-    if seconds is not None:
-        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=last_words)
+    if seconds is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=last_words)
     try:
         yield
     finally:

@@ -82,10 +82,11 @@ def test_asked_twice_it_waits_for_nothing(forks: Nest, whole: Story, tmp_path: P
     assert same(told, whole)
 
 
-def _in_a_terminal(told: Story) -> subprocess.Popen[str]:
+def _in_a_terminal(told: Story, *more: str) -> subprocess.Popen[str]:
     """The installed command, with all its processes in a group."""
     return subprocess.Popen(
-        [str(FEWSTEP), *told.command], cwd=told.folder, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        [str(FEWSTEP), *told.command, *more],
+        cwd=told.folder, stderr=subprocess.PIPE, text=True, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         env=os.environ | {"OMP_NUM_THREADS": "1"},  # as the one that goes on with its session
     )  # fmt: skip
@@ -100,6 +101,17 @@ def test_the_terminals_ctrl_c_at_the_very_beginning_is_heard_by_one_process(tmp_
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=PATIENCE)
     assert (process.returncode, said) == (130, "")
+
+
+def test_work_apart_outlives_its_sweep_without_a_word(tmp_path: Path, forks: Nest) -> None:
+    told = story(forks, tmp_path / "told")
+    told.tell("wait", 0)
+    process = _in_a_terminal(told, "--timeout", "60")
+    told.until((told.folder / "waits").exists)
+    process.kill()
+    told.mend()
+    _, said = process.communicate(timeout=PATIENCE)  # of all that hold the terminal
+    assert "Traceback" not in said
 
 
 def test_the_terminals_ctrl_c_leaves_a_measuring_session_to_go_on_with(tmp_path: Path, forks: Nest) -> None:
